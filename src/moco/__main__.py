@@ -1,0 +1,7 @@
+"""`python -m moco` is the command `moco`."""
+
+import sys
+
+from moco.cli import main
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""The command `moco`: find the subcommand, run it, turn how it ended into an exit code.
+
+Exit codes: 0 done, 1 a bug or a failed training, 2 the user's mistake, 75 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+
+from moco import __version__
+from moco.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, TrainingFailed, UserError, nearest
+
+COMMANDS = {
+    "download": "fetch a known data set, verified",
+    "pretrain": "train a backbone on images without labels",
+    "linear": "linear classification on the frozen backbone",
+    "evaluate": "accuracy on train and validation, all images",
+    "report": "the plots of one run",
+    "preview": "the augmented views, as a picture",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {help}" for name, help in COMMANDS.items())
+    return (
+        "usage: moco COMMAND [options]\n\n"
+        "Momentum Contrast (MoCo v1/v2): from a folder of images to a tested backbone.\n\n"
+        f"commands:\n{rows}\n\n"
+        "moco COMMAND --help says more.  example:  moco pretrain --data photos/ --out runs/a\n"
+    )
+
+
+def dispatch(argv: list[str]) -> None:
+    """Run the command that `argv` names. Raises `UserError` for anything mistyped."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return
+    if argv[0] in ("-V", "--version"):
+        print(f"moco {__version__}")
+        return
+    name = argv[0]
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+    command = import_module(f"moco.commands.{name}")
+    command.run(command.parser().parse_args(argv[1:]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        dispatch(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"moco: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(f"moco: {stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except TrainingFailed as failure:
+        print(f"moco: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("moco: interrupted before anything had to be saved", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except Exception:  # noqa: BLE001 - the last line of defence: a bug, shown whole
+        traceback.print_exc()
+        print("moco: this is a bug in moco, please report the lines above", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,50 @@
+"""The command lines' common parser: a wrong option is one line with the nearest valid ones."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from moco.errors import UserError, nearest
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser, answering mistakes with `UserError` instead of usage text and a bare exit.
+
+    `example` is a command line that works, shown at the end of `--help`.
+    """
+
+    def __init__(self, command: str, description: str, example: str, **kwargs: Any) -> None:
+        super().__init__(
+            prog=f"moco {command}",
+            description=description,
+            epilog=f"example:  {example}",
+            exit_on_error=False,
+            **kwargs,
+        )
+
+    def option_names(self) -> list[str]:
+        """Every option this parser knows, as typed (`--model.backbone`)."""
+        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_args(args, *rest, **kwargs)
+        except jsonargparse.ArgumentError as error:
+            self.error(str(error))
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `UserError`: the first line of the parser's complaint, and the nearest valid option."""
+        raise UserError(self._explain(message.strip()))
+
+    def _explain(self, message: str) -> str:
+        text = " ".join(message.split())
+        unknown = re.search(r"[Uu]nrecognized arguments: (.+)", text) or re.search(r"Option '([^']+)' is not accepted", text)
+        if unknown:
+            options = [word.split("=")[0] for word in unknown.group(1).split() if word.startswith("-")]
+            if options:
+                return "; ".join(f"unknown option {o}: {nearest(o, self.option_names())}" for o in options)
+            return f"unexpected argument {unknown.group(1)!r}; see {self.prog} --help"
+        return text if len(text) <= 400 else text[:400] + " ..."
