@@ -1,0 +1,232 @@
+"""The configuration: one frozen record, the only place where defaults stand.
+
+What was asked for is stored as asked; what is derived from it is derived by the properties below, once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from moco.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """How images are decoded once and kept.
+
+    Attributes:
+        cache: folder of the packed stores; default `$MOCO_CACHE`, else `~/.cache/moco`.
+        short_side: stored short side in pixels; default `views.size / sqrt(views.scale_min)`, so that the
+            smallest crop is not blown up. Never above the source's size.
+        labels: `folders` takes class folders as labels, `none` ignores them, `auto` looks.
+        holdout: share of a labelled set without `val/` that is held out for validation.
+        max_bad: share of unreadable images above which packing stops.
+    """
+
+    cache: str | None = None
+    short_side: int | None = None
+    labels: Literal["auto", "folders", "none"] = "auto"
+    holdout: float = 0.1
+    max_bad: float = 0.01
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """The augmentation of the two views.
+
+    Attributes:
+        pipeline: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
+        size: side of a view in pixels.
+        scale_min: smallest crop, as a share of the image's area.
+    """
+
+    pipeline: str = "v2"
+    size: int = 224
+    scale_min: float = 0.2
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoders and queue; the names are the paper's (MoCo v1 section 3, v2 section 2).
+
+    Attributes:
+        backbone: a torchvision or timm name; `torchvision/NAME` or `timm/NAME` to insist on one.
+        dim: width of the embedding.
+        queue_size: keys in the queue, K.
+        momentum: of the key encoder, m.
+        temperature: of the logits, T.
+        mlp: two-layer head (v2) instead of a linear one (v1).
+        bn_splits: batch-norm statistics over this many parts of the batch, keys shuffled between them:
+            one device then behaves like that many.
+        symmetric: each view is query once and key once; two losses a pair of views.
+        small_stem: 3x3 first convolution without stride or pooling (ResNets on images of 32 px).
+    """
+
+    backbone: str = "resnet50"
+    dim: int = 128
+    queue_size: int = 65536
+    momentum: float = 0.999
+    temperature: float = 0.2
+    mlp: bool = True
+    bn_splits: int = 1
+    symmetric: bool = False
+    small_stem: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD.
+
+    Attributes:
+        lr: peak learning rate for the batch size given, never rescaled.
+        momentum: of SGD.
+        weight_decay: on every parameter, as in the paper.
+    """
+
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over time.
+
+    Attributes:
+        name: `cosine`, or `step` (times `gamma` at each milestone).
+        per: the rate changes every `epoch` (as in the paper's code) or every `step`.
+        warmup_epochs: linear warm-up from zero.
+        min_lr: where the cosine ends.
+        milestone_epochs: of the step schedule.
+        gamma: factor of the step schedule.
+    """
+
+    name: Literal["cosine", "step"] = "cosine"
+    per: Literal["epoch", "step"] = "epoch"
+    warmup_epochs: float = 0.0
+    min_lr: float = 0.0
+    milestone_epochs: list[int] = field(default_factory=lambda: [120, 160])
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how many at once.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step (each gives one query and one key, two of each if symmetric).
+    """
+
+    epochs: int = 200
+    batch_size: int = 256
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured during training, on labelled data only.
+
+    Attributes:
+        every_epochs: interval; default: as often as it costs a tenth of the training at most.
+        knn_k: neighbours of the kNN classifier.
+        knn_temperature: of its weights exp(similarity / temperature).
+        logistic: fit the logistic regression too.
+    """
+
+    every_epochs: int | None = None
+    knn_k: int = 20
+    knn_temperature: float = 0.1
+    logistic: bool = True
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept.
+
+    Attributes:
+        every_epochs: interval of the checkpoints at an epoch's end.
+        every_minutes: interval in the middle of an epoch, in minutes; 0 for none.
+        keep: the last so many stay, and the best.
+    """
+
+    every_epochs: int = 1
+    every_minutes: float = 10.0
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where it runs.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda`, or `cuda:N`.
+        precision: `auto` takes bf16 where the processor has the units for it, float32 elsewhere.
+        threads: CPU threads; default all.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """The effective configuration of a pre-training run.
+
+    Attributes:
+        data: folder, tar (several: joined by commas), or a catalog name.
+        seed: of every random draw.
+    """
+
+    data: str | None = None
+    seed: int = 0
+    store: StoreConfig = field(default_factory=StoreConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def short_side(self) -> int:
+        """Short side to store in pixels: a crop of `scale_min` of it is not blown up (multiple of 1)."""
+        asked = self.store.short_side
+        return asked if asked is not None else math.ceil(self.views.size / math.sqrt(self.views.scale_min))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries, as YAML and checkpoints hold them."""
+        return asdict(self)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The record that `as_dict` made. Raises `UserError` naming every unknown key."""
+    problems = unknown_keys(values, Config)
+    if problems:
+        raise UserError("; ".join(problems))
+    sections = {f.name: f for f in fields(Config)}
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        factory = sections[name].default_factory
+        built[name] = factory(**value) if isinstance(value, dict) and callable(factory) else value  # type: ignore[misc]
+    return Config(**built)
+
+
+def unknown_keys(values: Any, record: type, prefix: str = "") -> list[str]:
+    """One phrase for each key of `values` that the dataclass `record` doesn't have, at any depth."""
+    if not isinstance(values, dict):
+        return [f"{prefix.rstrip('.') or 'the file'} must be a mapping of option names to values"]
+    known = {f.name: f for f in fields(record)}
+    problems: list[str] = []
+    for key, value in values.items():
+        if key not in known:
+            problems.append(f"unknown key {prefix}{key}: {nearest(str(key), known)}")
+            continue
+        section = known[key].default_factory
+        if is_dataclass(section):
+            problems += unknown_keys(value, section, f"{prefix}{key}.")  # type: ignore[arg-type]
+    return problems

@@ -1,0 +1,80 @@
+"""What values make sense: every problem of a configuration, all at once, before a run starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from moco.config import Config
+from moco.errors import UserError
+
+PIPELINES = ("v1", "v2", "v2_no_blur", "crop_flip")
+_AT_LEAST_ONE = (
+    "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
+    "checkpoint.every_epochs", "checkpoint.keep", "store.short_side", "monitor.every_epochs", "runtime.threads",
+)  # fmt: skip
+_POSITIVE = ("model.temperature", "optimizer.lr", "monitor.knn_temperature", "schedule.gamma")
+_NOT_NEGATIVE = (
+    "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes", "seed",
+)  # fmt: skip
+_SHARES = ("optimizer.momentum", "model.momentum", "store.holdout", "store.max_bad")
+
+
+def check(config: Config) -> None:
+    """Raise one `UserError` that lists every value that can't be right."""
+    problems = list(_problems(config, dict(_flat(config))))
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def _flat(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if is_dataclass(value):
+            yield from _flat(value, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, value
+
+
+def _problems(config: Config, flat: dict[str, Any]) -> Iterator[str]:
+    for name, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{name} is {value}, give a finite number"
+    for name in _AT_LEAST_ONE:
+        if flat[name] is not None and flat[name] < 1:
+            yield f"{name} is {flat[name]}, give 1 or more"
+    for name in _POSITIVE:
+        if flat[name] <= 0:
+            yield f"{name} is {flat[name]}, give a number above 0"
+    for name in _NOT_NEGATIVE:
+        if flat[name] < 0:
+            yield f"{name} is {flat[name]}, give 0 or more"
+    for name in _SHARES:
+        if not 0 <= flat[name] < 1:
+            yield f"{name} is {flat[name]}, give a number from 0 up to, not including, 1"
+    yield from _related(config)
+
+
+def _related(config: Config) -> Iterator[str]:
+    batch, model = config.train.batch_size, config.model
+    if config.views.pipeline not in PIPELINES:
+        yield f"views.pipeline is {config.views.pipeline!r}, valid: {', '.join(PIPELINES)}"
+    if not 0 < config.views.scale_min <= 1:
+        yield f"views.scale_min is {config.views.scale_min}, give a share of the area above 0, at most 1"
+    if config.views.size < 8:
+        yield f"views.size is {config.views.size}, give 8 pixels or more"
+    if batch < 2:
+        yield f"train.batch_size is {batch}, batch-norm needs 2 or more"
+    keys = batch * (2 if model.symmetric else 1)
+    if keys > model.queue_size:
+        yield f"model.queue_size is {model.queue_size}, it must hold one step's {keys} keys"
+    if model.bn_splits > 1 and (batch % model.bn_splits or batch // model.bn_splits < 2):
+        yield f"model.bn_splits is {model.bn_splits}, it must divide train.batch_size {batch} into parts of 2 or more"
+    if config.schedule.min_lr > config.optimizer.lr:
+        yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
+    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
+        yield f"schedule.warmup_epochs {config.schedule.warmup_epochs} leaves nothing of {config.train.epochs} epochs"
+    if config.seed >= 2**63:
+        yield f"seed is {config.seed}, give a number below 2**63"

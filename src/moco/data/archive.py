@@ -1,0 +1,134 @@
+"""Unpacking without trust: nothing lands outside the folder, and the tree is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from moco.console import console
+from moco.errors import UserError
+from moco.files import read_json, write_json
+
+MANIFEST = ".moco-archive.json"  # hidden, so that no scan takes it for an image
+
+
+def unpack(
+    archive: Path,
+    root: str,
+    folder: Path,
+    sha256: str,
+    convert: Callable[[Path, Path], None] | None = None,
+) -> None:
+    """Unpack the folder `root` of `archive` as `folder`, with a manifest inside that says it is whole.
+
+    `convert(unpacked, made)` may turn the unpacked tree into another one, which then becomes `folder`.
+    Everything happens in a hidden sibling, renamed at the end. One call at a time for each `folder`: a sibling
+    left by a killed process is removed. Raises `UserError` for an archive that is damaged, lacks `root` or
+    holds an unsafe member, and where the disk is full or `folder` exists already.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is in the way: move it, or choose another folder with --to")
+    temporary = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        unpacked = temporary / "unpacked"
+        unpacked.mkdir(parents=True)
+        _extract(archive, unpacked)
+        tree = unpacked / root
+        if not tree.is_dir():
+            raise UserError(f"{archive}: there is no folder {root} in it")
+        if convert is not None:
+            convert(tree, temporary / "made")
+            tree = temporary / "made"
+        manifest = {"archive": archive.name, "sha256": sha256, "files": _count_files(tree)}
+        write_json(tree / MANIFEST, manifest)
+        tree.rename(folder)
+    except OSError as error:
+        raise UserError(f"can't unpack {archive} to {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_whole(folder: Path, sha256: str) -> bool:
+    """Whether `folder` is the complete tree of the archive with this checksum; False if nothing is there.
+
+    Raises `UserError` if something else is there, or files of it are missing.
+    """
+    if not folder.exists():
+        return False
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder} was not made by `moco download`: move it, or choose another folder with --to"
+        )
+    manifest = read_json(folder / MANIFEST, "manifest")
+    found = _count_files(folder) - 1  # the manifest itself
+    if manifest.get("sha256") != sha256:
+        raise UserError(f"{folder} comes from another archive: delete it and run `moco download` again")
+    if found != manifest.get("files"):
+        raise UserError(
+            f"{folder} has {found} files instead of {manifest.get('files')}: "
+            "delete it and run `moco download` again (the archive is kept)"
+        )
+    return True
+
+
+def refusal(member: tarfile.TarInfo) -> str | None:
+    """Why `member` must not be unpacked, or None if it may.
+
+    Symbolic links are refused one and all: image sets need none, and without them a path means what it says.
+    """
+    if _escapes(member.name):
+        return "its path leads outside the folder"
+    if member.issym():
+        return "it is a symbolic link"
+    if member.islnk() and _escapes(member.linkname):
+        return "it is a link to a file outside the folder"
+    if not (member.isreg() or member.isdir() or member.islnk()):
+        return "it is a device or another special file"
+    return None
+
+
+def _escapes(path: str) -> bool:
+    windows = PureWindowsPath(path)
+    absolute = posixpath.isabs(path) or bool(windows.drive or windows.root)
+    return absolute or ".." in path.split("/") or ".." in windows.parts
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("unpacking safely needs Python 3.11.4 or newer")
+    with archive.open("rb") as file, _progress() as bar:
+        task = bar.add_task(f"unpacking {archive.name}", total=archive.stat().st_size)
+        try:
+            with tarfile.open(fileobj=file, mode="r:*") as tar:
+                for member in tar:
+                    reason = refusal(member)
+                    if reason is not None:
+                        raise UserError(f"{archive}: refused member {member.name!r}: {reason}")
+                    tar.extract(member, folder, filter="data")
+                    bar.update(task, completed=file.tell())
+        except tarfile.FilterError as error:
+            raise UserError(f"{archive}: refused member {error.tarinfo.name!r}: {error}") from error
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise UserError(f"{archive} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True)
+
+
+def _count_files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))

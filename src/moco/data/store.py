@@ -1,0 +1,110 @@
+"""The packed store: decoded pixels of one split in plain numpy files, memory-mapped.
+
+    pixels.npy   uint8 (bytes,)   every image's rows, RGB, one image after the other
+    offsets.npy  int64 (N,)       where each begins
+    sizes.npy    int32 (N, 2)     height, width
+    labels.npy   int64 (N,)       class number, -1 where unknown
+    manifest.json                 names, classes, fingerprints, what was skipped
+
+Any program that reads numpy's format reads it: `pixels[o : o + h * w * 3].reshape(h, w, 3)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.errors import UserError
+from moco.files import read_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Store:
+    """One split, decoded.
+
+    Attributes:
+        pixels: uint8 (bytes,), memory-mapped; pages are shared between processes.
+        offsets: int64 (N,).
+        heights, widths: int32 (N,), in pixels.
+        labels: int64 (N,), -1 where there is none.
+        names: paths inside the source, N of them.
+        classes: class names, empty without labels.
+        fingerprint: hex digest of the pixels and labels.
+    """
+
+    pixels: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    labels: NDArray[np.int64]
+    names: list[str]
+    classes: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return bool(self.classes)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """One image, uint8 RGB (H, W, 3), a view of the mapped pixels."""
+        start, height, width = int(self.offsets[index]), int(self.heights[index]), int(self.widths[index])
+        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Map the store in `folder`. Raises `UserError` if it is damaged."""
+        manifest = read_json(folder / "manifest.json", "packed store")
+        try:
+            # "c": torch wants writable memory; nothing writes, so the pages stay shared.
+            pixels = np.load(folder / "pixels.npy", mmap_mode="c")
+            sizes = np.load(folder / "sizes.npy")
+            store = cls(
+                pixels=pixels,
+                offsets=np.load(folder / "offsets.npy"),
+                heights=sizes[:, 0].copy(),
+                widths=sizes[:, 1].copy(),
+                labels=np.load(folder / "labels.npy"),
+                names=manifest["names"],
+                classes=manifest["classes"],
+                fingerprint=manifest["fingerprint"],
+            )
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise UserError(f"packed store {folder} is damaged ({error}): delete it and run again") from error
+        if len(pixels) != manifest["bytes"] or len(store) != len(store.names):
+            raise UserError(f"packed store {folder} is incomplete: delete it and run again")
+        return store
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains and is measured on.
+
+    Attributes:
+        train: the training split.
+        val: the validation split, None without labels.
+        note: one line on how it was read.
+    """
+
+    train: Store
+    val: Store | None
+    note: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, empty without labels."""
+        return self.train.classes
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of each split's pixels and labels."""
+        found = {"train": self.train.fingerprint}
+        return found if self.val is None else {**found, "val": self.val.fingerprint}

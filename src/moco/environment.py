@@ -1,0 +1,46 @@
+"""What a run ran on: processor, versions. Stored with every run, printed with every figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("momentum-contrast", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "numba", "pillow")
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+
+
+def cpu_info() -> tuple[str, frozenset[str]]:
+    """The processor's name and its feature flags as Linux names them; no flags on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine(), frozenset()
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    values = {key.strip(): value.strip() for key, value in fields.items()}
+    return values.get("model name", platform.machine()), frozenset(values.get("flags", "").split())
+
+
+def describe() -> dict[str, Any]:
+    """Versions and hardware, as plain values."""
+    import torch
+
+    name, flags = cpu_info()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": name,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_sets": [f for f in INSTRUCTION_SETS if f in flags],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": {p: _version(p) for p in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

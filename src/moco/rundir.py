@@ -1,0 +1,101 @@
+"""A run directory: where each file of a run is, and whether a folder is one."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moco.config import Config, from_dict
+from moco.errors import UserError
+from moco.files import write_json, write_text
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run. `create` makes a new one, `open` finds one that is there."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, path: str | Path, overwrite: bool = False) -> RunDir:
+        """A fresh run directory. Raises `UserError` if `path` holds a run and `overwrite` isn't asked for."""
+        run = cls(Path(path))
+        if run.root.exists() and not run.root.is_dir():
+            raise UserError(f"--out {path} is a file, give a folder")
+        if run.config_file.exists():
+            if not overwrite:
+                raise UserError(f"{path} already holds a run: continue with --resume {path}, or --overwrite it")
+            run.clear()
+        elif run.root.exists() and any(run.root.iterdir()):
+            raise UserError(f"--out {path} holds other files, give a new or empty folder")
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't make {path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """The run at `path`. Raises `UserError` if there is none."""
+        run = cls(Path(path))
+        if not run.root.is_dir():
+            raise UserError(f"no run at {path}: no such folder")
+        if not run.config_file.is_file():
+            raise UserError(f"{path} is not a run directory: it has no config.yaml")
+        return run
+
+    def clear(self) -> None:
+        """Remove what moco wrote here, and nothing else."""
+        for name in ("checkpoints", "linear", "plots", "tensorboard"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for name in ("config.yaml", "environment.json", "metrics.csv", "evaluation.json", "report.html"):
+            (self.root / name).unlink(missing_ok=True)
+
+    def write_config(self, config: Config, environment: dict[str, Any]) -> None:
+        """Store the effective configuration, and what it ran on beside it."""
+        write_json(self.environment_file, environment)
+        write_text(self.config_file, yaml.safe_dump(config.as_dict(), sort_keys=False))
+
+    def read_config(self) -> Config:
+        """The effective configuration of this run. Raises `UserError` if the file is damaged."""
+        try:
+            values = yaml.safe_load(self.config_file.read_text())
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.config_file} can't be read: {' '.join(str(error).split())}") from error
+        return from_dict(values)
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def linear(self) -> Path:
+        return self.root / "linear"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.root / "evaluation.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"

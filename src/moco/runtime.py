@@ -1,0 +1,92 @@
+"""Device, precision and threads: the only file that knows Lightning Fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from moco.config import RuntimeConfig
+from moco.environment import cpu_info
+from moco.errors import UserError
+
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+class Runtime:
+    """Where a run computes.
+
+    Attributes:
+        device: the torch device.
+        precision: `float32` or `bf16` (autocast).
+        reason: one phrase that says why that precision.
+    """
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        self.device = choose_device(config.device)
+        self.precision, self.reason = choose_precision(config.precision, self.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self._fabric = Fabric(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
+            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
+        )
+        if self.device.type == "cuda":
+            torch.backends.cudnn.deterministic = True  # resume to the same bits
+            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cudnn.allow_tf32 = True
+
+    def line(self) -> str:
+        """One line for the log: which device and precision, and why."""
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return f"{self.device}{threads}, {self.precision} ({self.reason})"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision's context for forward passes."""
+        return self._fabric.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Backpropagate."""
+        self._fabric.backward(loss)
+
+    def synchronize(self) -> None:
+        """Wait for the device, for timings."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device named `asked`; `auto` is CUDA where there is one. Raises `UserError` if it isn't there."""
+    if asked == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if (device.index or 0) >= found:
+            raise UserError(f"runtime.device is {asked!r}, but {found} CUDA devices were found here")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | None = None) -> tuple[str, str]:
+    """(`float32` or `bf16`, why). bf16 without the units for it is many times slower than float32."""
+    if asked != "auto":
+        return asked, "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU has bf16 units"
+        return "float32", "the GPU has no bf16 units"
+    have = set(cpu_info()[1] if flags is None else flags)
+    for flag in BF16_FLAGS:
+        if flag in have:
+            return "bf16", f"the processor has {flag}"
+    return "float32", "the processor has neither amx_bf16 nor avx512_bf16"

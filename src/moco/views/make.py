@@ -1,0 +1,37 @@
+"""Views of a batch: draw, then apply on whatever device the pixels are on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moco.randomness import Purpose
+from moco.views import reference
+from moco.views.parameters import Parameters, centre, draw
+from moco.views.pipelines import Pipeline
+from moco.views.ragged import Ragged
+
+
+def random_view(
+    source: Ragged,
+    images: NDArray[np.int64],
+    pipeline: Pipeline,
+    seed: int,
+    epoch: int,
+    view: int,
+    purpose: Purpose = Purpose.VIEW,
+) -> Tensor:
+    """View number `view` of `images` (N,) in `epoch`: normalised float32 (N, 3, size, size)."""
+    heights, widths = source.heights[images], source.widths[images]
+    return apply(source, images, draw(pipeline, heights, widths, images, seed, epoch, view, purpose), pipeline)
+
+
+def evaluation_view(source: Ragged, images: NDArray[np.int64], size: int) -> Tensor:
+    """The centre view of `images` (N,): normalised float32 (N, 3, size, size)."""
+    return apply(source, images, centre(size, source.heights[images], source.widths[images]), Pipeline(size))
+
+
+def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
+    """The fastest applier for the device; all give the same pixels within the tests' tolerance."""
+    return reference.apply(source, images, parameters, pipeline)

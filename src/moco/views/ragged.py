@@ -1,0 +1,32 @@
+"""Images of different sizes as flat memory on a device: what the views read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """N uint8 RGB images, one after the other.
+
+    Attributes:
+        pixels: uint8 (bytes,), on the device that the views are made on.
+        offsets: int64 (N,), host: where each image begins.
+        heights, widths: int32 (N,), host, in pixels.
+    """
+
+    pixels: torch.Tensor
+    offsets: NDArray[np.int64]
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    def __len__(self) -> int:
+        return len(self.offsets)

@@ -1,0 +1,132 @@
+"""The second half of a view: pixels from parameters, no randomness. The readable version, on any device.
+
+A separable filter is two matrix products, so cropping with antialiased resampling is W_y @ image @ W_x^T and
+blurring is B @ image @ B^T, batched. Each operation equals torchvision's on float tensors (the tests say how
+closely); colours are clamped to [0, 1] after each step of the jitter, as there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale
+from moco.views.parameters import Parameters
+from moco.views.pipelines import Pipeline
+from moco.views.ragged import Ragged
+
+_ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+
+
+def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
+    """The views that `parameters` (N rows) describe of `images` (N numbers): float32 (N, 3, size, size)."""
+    views = crop_resize(source, images, parameters, pipeline.size)
+    if pipeline.grey_first:
+        views = _grey(views, parameters)
+    views = _jitter(views, parameters)
+    if not pipeline.grey_first:
+        views = _grey(views, parameters)
+    views = _blur(views, parameters)
+    flipped = _on(np.flatnonzero(parameters.flip), views)
+    views[flipped] = views[flipped].flip(-1)
+    return normalise(views, pipeline)
+
+
+def normalise(views: Tensor, pipeline: Pipeline) -> Tensor:
+    """(x - mean) / std per channel; float32 (N, 3, H, W) in [0, 1] before."""
+    mean = views.new_tensor(pipeline.mean)[:, None, None]
+    std = views.new_tensor(pipeline.std)[:, None, None]
+    return (views - mean) / std
+
+
+def crop_resize(source: Ragged, images: NDArray[np.int64], parameters: Parameters, size: int) -> Tensor:
+    """The crops, resampled bilinearly with antialiasing: float32 (N, 3, size, size) in [0, 1]."""
+    windows = gather(source, images, parameters.window)  # (N, H, W, 3)
+    n, height, width, _ = windows.shape
+    box = torch.from_numpy(parameters.box).to(windows.device)
+    window = torch.from_numpy(parameters.window).to(windows.device)
+    rows = resampling(box[:, 0] - window[:, 0], box[:, 2], window[:, 2] - window[:, 0], height, size)
+    columns = resampling(box[:, 1] - window[:, 1], box[:, 3], window[:, 3] - window[:, 1], width, size)
+    tall = torch.bmm(rows, windows.reshape(n, height, width * 3)).reshape(n, size, width, 3)  # rows resampled
+    views = torch.einsum("nsw,nhwc->nchs", columns, tall)  # (N, 3, size, size)
+    return views / 255.0
+
+
+def gather(source: Ragged, images: NDArray[np.int64], window: NDArray[np.int32]) -> Tensor:
+    """The windows' pixels, padded to the largest: float32 (N, H, W, 3) in 0..255."""
+    heights, widths = window[:, 2] - window[:, 0], window[:, 3] - window[:, 1]
+    y = np.minimum(np.arange(heights.max())[None], heights[:, None] - 1) + window[:, :1]  # (N, H)
+    x = np.minimum(np.arange(widths.max())[None], widths[:, None] - 1) + window[:, 1:2]  # (N, W)
+    row_start = source.offsets[images, None] + y.astype(np.int64) * source.widths[images, None] * 3
+    device = source.device
+    start = torch.from_numpy(row_start).to(device)[:, :, None] + 3 * torch.from_numpy(x).to(device)[:, None]
+    channels = torch.arange(3, device=device)
+    return source.pixels[start[..., None] + channels].float()
+
+
+def resampling(start: Tensor, length: Tensor, available: Tensor, pixels: int, size: int) -> Tensor:
+    """Rows of triangle weights, float32 (N, size, pixels): output pixel i reads around its own centre.
+
+    `start` and `length` (N,) are the box along one axis in input pixels, `available` (N,) how many input pixels
+    exist. Where it shrinks, the triangle widens with the scale (antialiasing), as in Pillow and torchvision.
+    """
+    scale = length / size  # (N,)
+    support = scale.clamp(min=1.0)[:, None, None]
+    steps = torch.arange(size, device=start.device, dtype=torch.float64) + 0.5
+    centres = start[:, None] + steps * scale[:, None]  # (N, size)
+    positions = torch.arange(pixels, device=start.device, dtype=torch.float64) + 0.5
+    weights = (1 - (positions - centres[:, :, None]).abs() / support).clamp(min=0)  # (N, size, pixels)
+    weights = weights * (positions < available[:, None])[:, None]
+    return (weights / weights.sum(-1, keepdim=True)).float()
+
+
+def blur_matrix(sigma: Tensor, size: int) -> Tensor:
+    """Gaussian blur along one axis as matrices, float32 (N, size, size), edges reflected; sigma (N,) in pixels."""
+    radius = min(blur_radius(float(sigma.max())), size - 1)
+    taps = torch.arange(-radius, radius + 1, device=sigma.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(-1, keepdim=True)  # (N, 2 radius + 1)
+    positions = torch.arange(size, device=sigma.device)[:, None] + taps.long()  # (size, taps)
+    positions = positions.abs()
+    positions = torch.where(positions >= size, 2 * (size - 1) - positions, positions)
+    matrix = sigma.new_zeros(len(sigma), size, size)
+    index = positions.expand(len(sigma), size, -1)
+    return matrix.scatter_add_(2, index, kernel[:, None].expand(-1, size, -1))
+
+
+def blur_radius(sigma: float) -> int:
+    """Taps to each side: three sigmas hold 99.7 % of the weight."""
+    return max(int(3 * sigma + 0.5), 1)
+
+
+def _on(rows: NDArray[np.int64], like: Tensor) -> Tensor:
+    return torch.from_numpy(rows).to(like.device)
+
+
+def _grey(views: Tensor, parameters: Parameters) -> Tensor:
+    rows = _on(np.flatnonzero(parameters.grey), views)
+    views[rows] = greyscale(views[rows]).expand(-1, 3, -1, -1)
+    return views
+
+
+def _jitter(views: Tensor, parameters: Parameters) -> Tensor:
+    factors = torch.from_numpy(parameters.factors).to(views.device)
+    for place in range(4):
+        for operation, adjust in enumerate(_ADJUST):
+            rows = np.flatnonzero(parameters.jitter & (parameters.order[:, place] == operation))
+            if len(rows):
+                chosen = _on(rows, views)
+                views[chosen] = adjust(views[chosen], factors[chosen, operation])
+    return views
+
+
+def _blur(views: Tensor, parameters: Parameters) -> Tensor:
+    rows = np.flatnonzero(parameters.sigma > 0)
+    if not len(rows):
+        return views
+    chosen = _on(rows, views)
+    matrix = blur_matrix(torch.from_numpy(parameters.sigma[rows]).to(views.device), views.shape[-1])[:, None]
+    views[chosen] = matrix @ views[chosen] @ matrix.transpose(-1, -2)
+    return views
