@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     PROBE_VIEW = 6
     SHAPES = 7
     INIT = 8
+    DROPOUT = 9
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,13 @@ def parser() -> Parser:
         "moco download imagenette --size 160",
     )
     made.add_argument("dataset", help="imagenette or cifar10 (shapes is built in)")
-    made.add_argument("--size", help="imagenette: full, 320 or 160, the short side in pixels (default: full)")
-    made.add_argument("--to", default="data", metavar="DIR", help="folder to put it in (default: data)")
+    made.add_argument("--size", help="imagenette: full, 320 or 160, the short side in pixels; left out: full")
+    made.add_argument("--to", default="data", metavar="DIR", help="folder to put it in")
     return made
 
 
 def run(args: Any) -> None:
-    """Make the data set available and print where it is. Raises `UserError` for anything that can't be had."""
+    """Make the data set available and print where it is. Raises `UserError` where that can't be done."""
     from moco.data.catalog import known
 
     entry = known(args.dataset)
@@ -46,16 +47,21 @@ def install(entry: KnownDataset, size: str | None, parent: Path, patience: Patie
     from moco.data.archive import is_whole, unpack
     from moco.data.download import exclusive, fetch
 
-    convert = None
-    if entry.cifar_binary:
-        from moco.data.cifar import convert
     archive = entry.archive(size)
     folder = parent / archive.folder
     with exclusive(parent):
         if not is_whole(folder, archive.sha256):
             file = fetch(archive, parent, patience)
-            unpack(file, archive.root, folder, archive.sha256, convert)
+            unpack(file, archive.root, folder, archive.sha256, _converter(entry))
     return folder
+
+
+def _converter(entry: KnownDataset) -> Callable[[Path, Path], None] | None:
+    if not entry.cifar_binary:
+        return None
+    from moco.data.cifar import convert
+
+    return convert
 
 
 def _next_command(entry: KnownDataset, data: str) -> str:

@@ -29,9 +29,9 @@ def unpack(
     """Unpack the folder `root` of `archive` as `folder`, with a manifest inside that says it is whole.
 
     `convert(unpacked, made)` may turn the unpacked tree into another one, which then becomes `folder`.
-    Everything happens in a hidden sibling, renamed at the end. One call at a time for each `folder`: a sibling
-    left by a killed process is removed. Raises `UserError` for an archive that is damaged, lacks `root` or
-    holds an unsafe member, and where the disk is full or `folder` exists already.
+    Everything happens in a hidden sibling, renamed at the end. One call at a time for each `folder`: a
+    sibling left by a killed process is removed. Raises `UserError` for an archive that is damaged, lacks
+    `root` or holds an unsafe member, and where the disk is full or `folder` exists already.
     """
     if folder.exists():
         raise UserError(f"{folder} is in the way: move it, or choose another folder with --to")
@@ -127,7 +127,7 @@ def _progress() -> Progress:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _count_files(folder: Path) -> int:

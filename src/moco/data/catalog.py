@@ -161,7 +161,7 @@ def known(name: str) -> KnownDataset:
 
 
 def find(name: str, parent: Path = Path("data")) -> Path:
-    """The downloaded tree of `name` below `parent`: the default size if it is there, else the next one listed.
+    """The downloaded tree of `name` below `parent`: the first of its sizes, as listed, that is there.
 
     Raises `UserError` where none is there (with the command that gets it), or one is but not whole.
     """

@@ -26,7 +26,7 @@ def convert(source: Path, destination: Path) -> None:
 
     Raises `UserError` if a file is missing or isn't made of whole records.
     """
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for split, names in SPLITS.items():
             for label_name in CLASSES:
                 (destination / split / label_name).mkdir(parents=True)

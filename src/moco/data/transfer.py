@@ -42,7 +42,7 @@ class Patience:
         timeout_s: seconds without any byte until a connection counts as lost.
     """
 
-    attempts: int = 5
+    attempts: int = 4
     wait_s: float = 1.0
     timeout_s: float = 30.0
 
@@ -62,7 +62,7 @@ def transfer(archive: Archive, part: Path, patience: Patience) -> None:
             try:
                 _receive(archive, part, patience.timeout_s, lambda done: bar.update(task, completed=done))
             except Dropped as drop:
-                # Only what was never there before counts as progress, or a server that starts over could loop.
+                # Only bytes never seen before are progress: a server that starts over could go on for ever.
                 failures = 0 if size_bytes(part) > furthest_bytes else failures + 1
                 furthest_bytes = max(furthest_bytes, size_bytes(part))
                 if failures >= patience.attempts:
@@ -83,9 +83,8 @@ def _receive(archive: Archive, part: Path, timeout_s: float, report: Callable[[i
             start = 0
         if response.length is not None and start + response.length != archive.size_bytes:
             part.unlink(missing_ok=True)
-            raise UserError(
-                f"{archive.url}: the server offers {start + response.length} bytes instead of {archive.size_bytes}"
-            )
+            offered = f"{start + response.length} bytes instead of {archive.size_bytes}"
+            raise UserError(f"{archive.url}: the server offers {offered}")
         done = start
         with _writing(part), part.open("ab" if start else "wb") as file:
             # One byte more than expected would show, so that a longer file can't pass or fill the disk.
@@ -120,7 +119,7 @@ def _open(url: str, part: Path, start: int, timeout_s: float) -> Any:
 
 
 def _continues(response: Any, start: int) -> bool:
-    """Whether the answer is the rest after `start` bytes (a server without Range sends all, with status 200)."""
+    """Whether the answer is the rest after `start` bytes: a server without Range sends all, status 200."""
     return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
@@ -156,4 +155,4 @@ def _progress() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

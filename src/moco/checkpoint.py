@@ -1,0 +1,90 @@
+"""Checkpoints: there whole or not at all, verified when read, the last few and the best kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moco.console import say
+from moco.errors import UserError
+from moco.files import atomic, sync_folder
+
+FORMAT = 1
+LAST, BEST = "last.pt", "best.pt"
+
+
+def save(folder: Path, content: dict[str, Any], step: int, keep: int, best: bool) -> Path:
+    """Write `step-N.pt`, point `last.pt` (and `best.pt`) at it, remove all but the last `keep`.
+
+    Raises `UserError` if the disk is full or read-only; the earlier checkpoints are untouched then.
+    """
+    path = folder / f"step-{step:08d}.pt"
+    with atomic(path) as file:
+        torch.save({"format": FORMAT, "step": step, **content}, file)
+    _point(path, folder / LAST)
+    if best:
+        _point(path, folder / BEST)
+    for old in numbered(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    sync_folder(folder)
+    return path
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The `step-N.pt` files, newest first."""
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one checkpoint onto the CPU, running no code from it. Raises `UserError` if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch stores a CRC-32 with every record
+        if damaged is not None:
+            raise UserError(f"checkpoint {path} is damaged (checksum of {damaged})")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}") from None
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint that this version of moco reads")
+    return content
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole; a damaged one is named and passed over. None if there is none."""
+    for path in numbered(folder):
+        try:
+            return load(path)
+        except UserError as error:
+            say(f"{error}; taking the one before it")
+    return None
+
+
+def load_for_evaluation(folder: Path, which: str) -> dict[str, Any]:
+    """The `last` or `best` checkpoint of a run. Raises `UserError` if there is none."""
+    if which == "last":
+        content = load_last(folder)
+        if content is None:
+            raise UserError(f"no checkpoint in {folder}: has the pre-training saved one yet?")
+        return content
+    return load(folder / BEST)
+
+
+def _point(target: Path, name: Path) -> None:
+    """Make `name` a second name of `target`, atomically: a hard link, or a copy where links aren't possible."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(target, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(target, temporary)
+    temporary.replace(name)

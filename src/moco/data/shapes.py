@@ -1,0 +1,159 @@
+"""The built-in data set `shapes`: pictures of ten glyphs, drawn by a formula, so that a demo needs no download.
+
+A picture holds several copies of one glyph, and the glyph is its class. Everything else is nuisance and is
+drawn anew for every copy and every spot: place, size, rotation, stretch, colour, texture, lighter or darker than
+the background, whose colours drift and whose noise has any grain, under lines and dots that all classes share.
+So two crops of a picture have little in common but the glyph: pixels and random features tell next to nothing
+of the class, a network that learns what survives the crops tells it well.
+
+The arithmetic is integer apart from the rotations, and no draw depends on another picture: the same bytes on any
+machine, in any order, from any number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.randomness import Purpose, generator
+
+CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "bars", "corner", "hourglass")
+SIZES = {"train": 5000, "val": 1000}
+VERSION = 1  # raised with every change of the pictures: packed copies of the old ones are then left alone
+
+_SIDE = 64
+_SPLITS = {"train": 0, "val": 1}
+_REACH = 14  # pixels from a glyph's centre to the edge of its patch
+_FINE = 3  # samples a pixel, each way: the glyphs' edges are anti-aliased
+_GRID = 128  # samples of a glyph's outline, over [-2, 2] each way
+_CELLS = 3  # glyphs sit on a loose grid of 3 x 3
+_NOISE_GRIDS = (4, 9, 17, 33)  # cells a side of the background's layers, coarse to fine
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def make_image(split: str, index: int) -> NDArray[np.uint8]:
+    """Picture `index` of `split` (`train` or `val`), uint8 RGB (64, 64, 3)."""
+    rng = generator(0, Purpose.SHAPES, _SPLITS[split], index)
+    canvas = _background(rng, _SIDE + 2 * _REACH)
+    _draw_clutter(canvas, rng)
+    label = label_of(index)
+    cell = _SIDE / _CELLS
+    for place in range(_CELLS**2):
+        if rng.random() < 0.2:
+            continue
+        shift = rng.uniform(-0.2, 0.2, 2)
+        row, column = _REACH + ((np.array(divmod(place, _CELLS)) + 0.5 + shift) * cell).astype(int)
+        _paint(canvas, row, column, _alpha(label, rng), _ink(rng))
+    return canvas[_REACH:-_REACH, _REACH:-_REACH].clip(0, 255).astype(np.uint8)
+
+
+def label_of(index: int) -> int:
+    """The class of picture `index`, in either split: the classes take turns."""
+    return index % len(CLASSES)
+
+
+def _alpha(label: int, rng: np.random.Generator) -> Ints:
+    """A copy of the class's glyph, turned, scaled and stretched: cover of each pixel, 0..9, int (P, P)."""
+    angle, radius, stretch = rng.uniform(0, 2 * math.pi), rng.uniform(7.0, 11.0), rng.uniform(0.88, 1.14)
+    scale = _GRID / 4 / (radius * _FINE)
+    cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
+    at = np.arange(2 * _REACH * _FINE) - (_REACH * _FINE - 0.5)
+    u = ((cos * at[None] + sin * at[:, None]) * stretch + _GRID / 2).astype(np.int64)
+    v = ((cos * at[:, None] - sin * at[None]) / stretch + _GRID / 2).astype(np.int64)
+    inside = _outlines()[label].take(v.clip(0, _GRID - 1) * _GRID + u.clip(0, _GRID - 1))
+    size = 2 * _REACH
+    return inside.reshape(size, _FINE, size, _FINE).sum((1, 3), dtype=np.int64)
+
+
+def _ink(rng: np.random.Generator) -> Ints:
+    """What a glyph is filled with: stripes of two colours, both light or both dark, int (P, P, 3)."""
+    light = rng.random() < 0.5
+    colours = rng.integers(175, 256, (2, 3)) if light else rng.integers(0, 70, (2, 3))
+    down, across, period = rng.integers(-3, 4), rng.integers(-3, 4), rng.integers(4, 16)
+    at = np.arange(2 * _REACH)
+    stripe = (down * at[:, None] + across * at[None]) // period % 2
+    return colours[stripe]
+
+
+def _paint(canvas: Ints, row: int, column: int, alpha: Ints, ink: Ints) -> None:
+    """Lay `ink` over the canvas around (row, column), as far as `alpha` covers."""
+    patch = canvas[row - _REACH : row + _REACH, column - _REACH : column + _REACH]
+    patch += (ink - patch) * alpha[..., None] // _FINE**2
+
+
+def _background(rng: np.random.Generator, side: int) -> Ints:
+    """Drifting colours and noise of a random spectrum around mid-grey, int (side, side, 3)."""
+    canvas = np.full((side, side, 3), 122, np.int64)
+    for cells in _NOISE_GRIDS:
+        strength = rng.integers(5, 45)
+        values = rng.integers(-strength, strength + 1, (cells, cells, 3))
+        canvas += _enlarge(_enlarge(values, side).swapaxes(0, 1), side)
+    return canvas
+
+
+def _enlarge(values: Ints, side: int) -> Ints:
+    """Linear interpolation along the first axis, (n, ...) -> (side, ...), in whole numbers."""
+    at = np.arange(side) * (len(values) - 1) * 256 // side
+    low, part = at // 256, (at % 256)[:, None, None]
+    return (values[low] * (256 - part) + values[low + 1] * part) // 256
+
+
+def _draw_clutter(canvas: Ints, rng: np.random.Generator) -> None:
+    """Lines and dots of any colour, the same for all classes."""
+    side = len(canvas)
+    for _ in range(rng.integers(2, 7)):
+        ends = rng.integers(0, side - 2, (2, 2))
+        steps = np.arange(64)[:, None]
+        rows, columns = (ends[0] + (ends[1] - ends[0]) * steps // 63).T
+        colour = rng.integers(0, 256, 3)
+        for across in range(rng.integers(1, 3)):
+            canvas[rows + across, columns] = colour
+    for row, column, size in rng.integers((0, 0, 1), (side, side, 4), (rng.integers(5, 20), 3)):
+        canvas[row : row + size, column : column + size] = rng.integers(0, 256, 3)
+
+
+@cache
+def _outlines() -> NDArray[np.uint8]:
+    """The glyphs, 1 inside: uint8 (10, GRID * GRID), over x and y in [-2, 2]."""
+    at = (np.arange(_GRID) + 0.5) * (4 / _GRID) - 2
+    x, y = np.broadcast_arrays(at[None], at[:, None])
+    return np.stack([_inside(name, x, y) for name in CLASSES]).reshape(len(CLASSES), -1).astype(np.uint8)
+
+
+def _inside(name: str, x: Floats, y: Floats) -> NDArray[np.bool_]:
+    """Whether the points lie in the glyph, which fits the circle of radius 1 (in area they are much alike)."""
+    square_radius = x * x + y * y
+    match name:
+        case "disc":
+            return square_radius < 0.7
+        case "ring":
+            return (square_radius < 1) & (square_radius > 0.3)
+        case "square":
+            return np.maximum(abs(x), abs(y)) < 0.76
+        case "triangle":
+            return (y > -0.55) & (y < 1 - 1.75 * abs(x))
+        case "star":
+            return _star(x, y)
+        case "cross":
+            return (np.minimum(abs(x), abs(y)) < 0.27) & (np.maximum(abs(x), abs(y)) < 0.95)
+        case "crescent":
+            return (square_radius < 1) & ((x - 0.5) ** 2 + y * y > 0.6)
+        case "bars":
+            return (abs(abs(x) - 0.52) < 0.25) & (abs(y) < 0.8)
+        case "corner":
+            return (np.maximum(abs(x), abs(y)) < 0.78) & (np.minimum(x, y) < -0.28)
+        case "hourglass":
+            return (abs(y) < 0.85) & (abs(x) < abs(y) * 0.85 + 0.06)
+        case _:
+            raise AssertionError(name)
+
+
+def _star(x: Floats, y: Floats) -> NDArray[np.bool_]:
+    """Five points: inside at least four of the five half-planes of the pentagram."""
+    turns = [math.pi * (0.5 + 0.4 * k) for k in range(5)]
+    return sum((x * math.cos(turn) + y * math.sin(turn) < 0.36).astype(np.int64) for turn in turns) >= 4  # type: ignore[return-value]

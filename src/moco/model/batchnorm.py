@@ -1,0 +1,63 @@
+"""Batch-norm that can't leak on one device: its statistics are taken over parts of the batch.
+
+With one statistic over the whole batch, query and key share it and the network finds the positive by it
+(MoCo v1 section 3.3, "Shuffling BN"). The paper's many GPUs each had their own; here the parts of the batch
+do, and the keys are shuffled between the parts. The MoCo authors' CIFAR notebook does the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco.errors import UserError
+
+
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """In training, `splits` consecutive parts of the batch are normalised each by its own statistics.
+
+    The running statistics move by the mean over the parts, as one device of many would see. Evaluation and
+    the state dict are those of `BatchNorm2d`.
+    """
+
+    def __init__(self, num_features: int, splits: int, **kwargs: float) -> None:
+        super().__init__(num_features, **kwargs)  # type: ignore[arg-type]
+        self.splits = splits
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        means = self.running_mean.repeat(self.splits, 1)  # (splits, C)
+        variances = self.running_var.repeat(self.splits, 1)
+        parts = [
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for part, mean, variance in zip(input.chunk(self.splits), means, variances)
+        ]
+        self.running_mean.copy_(means.mean(0))
+        self.running_var.copy_(variances.mean(0))
+        return torch.cat(parts)
+
+
+def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
+    """Replace every `BatchNorm2d` of `module`, in place, by one over `splits` parts of the batch.
+
+    Raises `UserError` where there is none, or one of a kind that this can't replace.
+    """
+    replaced = 0
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, nn.modules.batchnorm._BatchNorm):
+                continue
+            if type(child) is not nn.BatchNorm2d or child.momentum is None or not child.track_running_stats:
+                raise UserError(f"model.bn_splits can't split a {type(child).__name__}, give --model.bn_splits 1")
+            split = SplitBatchNorm2d(child.num_features, splits, eps=child.eps, momentum=child.momentum)
+            split.load_state_dict(child.state_dict())
+            setattr(parent, name, split)
+            replaced += 1
+    if not replaced:
+        raise UserError("model.bn_splits is for backbones with batch-norm, this one has none")
+    return module

@@ -1,0 +1,127 @@
+"""Momentum Contrast (He et al. 2019, arXiv:1911.05722; v2: Chen et al. 2020, arXiv:2003.04297)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco.errors import UserError
+from moco.model.backbone import build_backbone, feature_dim
+from moco.model.batchnorm import split_batchnorm
+from moco.model.head import projection_head
+from moco.model.queue import random_queue, replace_oldest
+
+
+class Encoder(nn.Module):
+    """Backbone, then projection head: (N, 3, H, W) -> (N, dim), not normalised."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))
+
+
+class MoCo(nn.Module):
+    """Query encoder, momentum (key) encoder and the queue of keys.
+
+    `forward` only computes. The state moves in two methods that the training step calls, in this order:
+
+        model.update_key_encoder()         # equation 2, before the keys are made
+        logits, keys = model(im_q, im_k)   # against the queue as it was
+        ...                                # loss, backward, optimizer step
+        model.enqueue(keys)                # the oldest keys leave
+
+    Args:
+        backbone: torchvision or timm name, or any module (N, 3, H, W) -> (N, F).
+        dim: width of the embedding.
+        queue_size: K, keys in the queue (v1 section 3.3: 65536).
+        momentum: m of the key encoder (v1 section 3.2: 0.999).
+        temperature: T (v1: 0.07; v2: 0.2).
+        mlp: the v2 head.
+        bn_splits: parts of the batch with batch-norm statistics of their own (`batchnorm.py`).
+        small_stem: for ResNets by name on images of about 32 px.
+
+    Raises:
+        UserError: an unknown backbone name, or one that yields no (N, F).
+    """
+
+    queue: Tensor
+    queue_ptr: Tensor
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        dim: int = 128,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        mlp: bool = False,
+        bn_splits: int = 1,
+        small_stem: bool = False,
+    ) -> None:
+        super().__init__()
+        self.m = momentum
+        self.T = temperature
+        self.bn_splits = bn_splits
+        network = build_backbone(backbone, small_stem) if isinstance(backbone, str) else backbone
+        features = feature_dim(network)
+        if bn_splits > 1:
+            network = split_batchnorm(network, bn_splits)
+        self.feature_dim = features
+        self.encoder_q = Encoder(network, projection_head(features, dim, mlp))
+        self.encoder_k = copy.deepcopy(self.encoder_q)  # theta_k starts as theta_q
+        self.encoder_k.requires_grad_(False)  # not updated by gradient
+        self.register_buffer("queue", random_queue(queue_size, dim))  # (K, dim), unit rows
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))  # (1,), the oldest row
+
+    def forward(self, im_q: Tensor, im_k: Tensor, key_order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits of the queries against their keys and the queue, and the keys.
+
+        Args:
+            im_q, im_k: two views of the same images, (N, 3, H, W).
+            key_order: permutation (N,) that shuffles the keys between the batch-norm parts; drawn from torch's
+                generator if it is not given. Without splits it is not used.
+
+        Returns:
+            logits float32 (N, 1+K), column 0 the positive, divided by T; keys float32 (N, dim), unit rows.
+        """
+        q = self.encode(self.encoder_q, im_q)  # (N, dim)
+        k = self.keys(im_k, key_order)  # (N, dim)
+        with torch.autocast(q.device.type, enabled=False):  # similarities in float32
+            l_pos = (q * k).sum(1, keepdim=True)  # (N, 1)
+            l_neg = q @ self.queue.T  # (N, K)
+            logits = torch.cat([l_pos, l_neg], dim=1) / self.T  # (N, 1+K), column 0 positive
+        return logits, k
+
+    @torch.no_grad()
+    def keys(self, im_k: Tensor, key_order: Tensor | None = None) -> Tensor:
+        """Keys of the key encoder, float32 (N, dim), unit rows, no gradient."""
+        if self.bn_splits == 1 or not self.training:
+            return self.encode(self.encoder_k, im_k)
+        if len(im_k) % self.bn_splits:
+            raise UserError(f"a batch of {len(im_k)} doesn't divide into {self.bn_splits} batch-norm parts")
+        order = torch.randperm(len(im_k), device=im_k.device) if key_order is None else key_order
+        k = self.encode(self.encoder_k, im_k[order])
+        return torch.empty_like(k).index_copy_(0, order, k)  # back in the queries' order
+
+    @staticmethod
+    def encode(encoder: nn.Module, images: Tensor) -> Tensor:
+        """Embeddings on the unit sphere, float32 (N, dim)."""
+        return F.normalize(encoder(images).float(), dim=1)
+
+    @torch.no_grad()
+    def update_key_encoder(self) -> None:
+        """Equation 2: theta_k <- m theta_k + (1 - m) theta_q. Buffers are the key encoder's own."""
+        theta_k = list(self.encoder_k.parameters())
+        theta_q = list(self.encoder_q.parameters())
+        torch._foreach_lerp_(theta_k, theta_q, 1 - self.m)
+
+    def enqueue(self, keys: Tensor) -> None:
+        """Replace the oldest keys by `keys` (n, dim), n at most K. Call it after the gradient step."""
+        replace_oldest(self.queue, self.queue_ptr, keys)

@@ -1,0 +1,46 @@
+"""A non-finite loss stops the run before it reaches the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from moco.errors import TrainingFailed
+
+
+class FiniteGuard:
+    """Watches the loss of each step.
+
+    On the CPU the loss is looked at before the gradient step. On CUDA a look is a host sync, so the fused
+    optimizer is told on the device to leave the weights alone (`found_inf`, as GradScaler does), and the first
+    bad step is read when the loop syncs anyway (`check`).
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._optimizer = optimizer
+        self._bad_step = torch.full((), -1, device=device) if device.type == "cuda" else None
+        self.step = 0
+        self.lr = 0.0
+
+    def __call__(self, loss: Tensor) -> None:
+        """Look at the loss of step `self.step`. Raises `TrainingFailed` on the CPU."""
+        if self._bad_step is None:
+            if not math.isfinite(loss.item()):
+                self._fail(self.step)
+            return
+        bad = ~torch.isfinite(loss.detach())
+        first = bad & (self._bad_step < 0)
+        self._bad_step = torch.where(first, torch.full_like(self._bad_step, self.step), self._bad_step)
+        found = (self._bad_step >= 0).float()
+        self._optimizer.found_inf = found  # type: ignore[attr-defined]
+        self._optimizer.grad_scale = torch.ones_like(found)  # type: ignore[attr-defined]
+
+    def check(self) -> None:
+        """Read the device's verdict (a host sync). Raises `TrainingFailed` if a step went wrong."""
+        if self._bad_step is not None and (bad := int(self._bad_step.item())) >= 0:
+            self._fail(bad)
+
+    def _fail(self, step: int) -> None:
+        raise TrainingFailed(f"the loss is not finite at step {step} (lr {self.lr:.3g})")

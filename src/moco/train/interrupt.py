@@ -1,0 +1,43 @@
+"""Stop signals: the step is finished, everything is saved; a second signal stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While entered, SIGINT and SIGTERM only set `stop`, and SIGUSR1 sets `save`.
+
+    A second SIGINT or SIGTERM ends the process at once, by the signal's own default.
+    """
+
+    def __init__(self) -> None:
+        self.stop: str | None = None
+        self.save = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in _STOP:
+            self._before[number] = signal.signal(number, self._on_stop)
+        if hasattr(signal, "SIGUSR1"):
+            self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_save)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.stop = signal.Signals(number).name
+
+    def _on_save(self, number: int, frame: FrameType | None) -> None:
+        self.save = True
