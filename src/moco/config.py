@@ -6,10 +6,13 @@ What was asked for is stored as asked; what is derived from it is derived by the
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from moco.errors import UserError, nearest
+
+DEFAULT_BATCH = 256
+MONITOR_SHARE = 0.1  # of the training time
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,12 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step (each gives one query and one key, two of each if symmetric).
+        batch_size: images a step (each gives one query and one key, two of each if symmetric); default 256,
+            or the largest power of two that a smaller data set fills.
     """
 
     epochs: int = 200
-    batch_size: int = 256
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,14 @@ class MonitorConfig:
         knn_k: neighbours of the kNN classifier.
         knn_temperature: of its weights exp(similarity / temperature).
         logistic: fit the logistic regression too.
+        baseline: before the first step, measure kNN on raw pixels and on the untrained backbone.
     """
 
     every_epochs: int | None = None
     knn_k: int = 20
     knn_temperature: float = 0.1
     logistic: bool = True
+    baseline: bool = True
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,24 @@ class Config:
         """Short side to store in pixels: a crop of `scale_min` of it is not blown up (multiple of 1)."""
         asked = self.store.short_side
         return asked if asked is not None else math.ceil(self.views.size / math.sqrt(self.views.scale_min))
+
+    def with_batch_size(self, count: int) -> Config:
+        """This configuration with `train.batch_size` decided for `count` training images."""
+        if self.train.batch_size is not None:
+            return self
+        chosen = min(DEFAULT_BATCH, 2 ** (max(count, 1).bit_length() - 1))
+        return replace(self, train=replace(self.train, batch_size=chosen))
+
+    def monitor_interval(self, train_count: int, val_count: int) -> int:
+        """Epochs between two monitorings: asked for, or such that their forward passes cost a tenth at most.
+
+        A training step costs about four forward passes an image (query forward and backward, key forward), twice
+        that if symmetric; monitoring costs one for each image of both splits.
+        """
+        if self.monitor.every_epochs is not None:
+            return self.monitor.every_epochs
+        step_cost = 8 if self.model.symmetric else 4
+        return max(1, math.ceil((train_count + val_count) / (MONITOR_SHARE * step_cost * train_count)))
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, as YAML and checkpoints hold them."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from moco.config import Config
+from moco.config import Config, ModelConfig
 from moco.errors import UserError
 
 PIPELINES = ("v1", "v2", "v2_no_blur", "crop_flip")
@@ -58,13 +58,23 @@ def _problems(config: Config, flat: dict[str, Any]) -> Iterator[str]:
 
 
 def _related(config: Config) -> Iterator[str]:
-    batch, model = config.train.batch_size, config.model
     if config.views.pipeline not in PIPELINES:
         yield f"views.pipeline is {config.views.pipeline!r}, valid: {', '.join(PIPELINES)}"
     if not 0 < config.views.scale_min <= 1:
         yield f"views.scale_min is {config.views.scale_min}, give a share of the area above 0, at most 1"
     if config.views.size < 8:
         yield f"views.size is {config.views.size}, give 8 pixels or more"
+    if config.train.batch_size is not None:
+        yield from _batch(config.train.batch_size, config.model)
+    if config.schedule.min_lr > config.optimizer.lr:
+        yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
+    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
+        yield f"schedule.warmup_epochs {config.schedule.warmup_epochs} leaves nothing of {config.train.epochs} epochs"
+    if config.seed >= 2**63:
+        yield f"seed is {config.seed}, give a number below 2**63"
+
+
+def _batch(batch: int, model: ModelConfig) -> Iterator[str]:
     if batch < 2:
         yield f"train.batch_size is {batch}, batch-norm needs 2 or more"
     keys = batch * (2 if model.symmetric else 1)
@@ -72,9 +82,3 @@ def _related(config: Config) -> Iterator[str]:
         yield f"model.queue_size is {model.queue_size}, it must hold one step's {keys} keys"
     if model.bn_splits > 1 and (batch % model.bn_splits or batch // model.bn_splits < 2):
         yield f"model.bn_splits is {model.bn_splits}, it must divide train.batch_size {batch} into parts of 2 or more"
-    if config.schedule.min_lr > config.optimizer.lr:
-        yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
-    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
-        yield f"schedule.warmup_epochs {config.schedule.warmup_epochs} leaves nothing of {config.train.epochs} epochs"
-    if config.seed >= 2**63:
-        yield f"seed is {config.seed}, give a number below 2**63"

@@ -27,7 +27,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     def option_names(self) -> list[str]:
         """Every option this parser knows, as typed (`--model.backbone`)."""
-        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        return [name for name in names if not any(other.startswith(name + ".") for other in names)]
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         try:
@@ -47,4 +48,8 @@ class Parser(jsonargparse.ArgumentParser):
             if options:
                 return "; ".join(f"unknown option {o}: {nearest(o, self.option_names())}" for o in options)
             return f"unexpected argument {unknown.group(1)!r}; see {self.prog} --help"
+        wrong_type = re.search(r'key "([^"]+)": (.+)', text)
+        if wrong_type:
+            reason = re.sub(r"<class '(\w+)'>", r"\1", wrong_type.group(2)).replace(" - ", "; ")
+            text = f"--{wrong_type.group(1)}: {reason}"
         return text if len(text) <= 400 else text[:400] + " ..."

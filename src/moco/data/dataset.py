@@ -12,7 +12,7 @@ from pathlib import Path
 
 from moco.config import StoreConfig
 from moco.console import say
-from moco.data import shapes
+from moco.data import catalog, shapes
 from moco.data.folder import fingerprint, scan
 from moco.data.layout import Layout, Split, arrange
 from moco.data.pack import pack_arrays, pack_items
@@ -35,6 +35,8 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
         folder = _packed(cache, _key("shapes", shapes.VERSION, *size), _pack_shapes)
         note = f"built-in shapes: {size[0]} train and {size[1]} validation images, {len(shapes.CLASSES)} classes"
     else:
+        if spec in catalog.DATASETS and not Path(spec).exists():
+            spec = str(catalog.find(spec))
         items = scan(spec)
         layout = arrange(items, config.labels, config.holdout)
         parts = (fingerprint(items), short_side, config.labels, config.holdout)

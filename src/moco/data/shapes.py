@@ -27,20 +27,22 @@ VERSION = 1  # raised with every change of the pictures: packed copies of the ol
 _SIDE = 64
 _SPLITS = {"train": 0, "val": 1}
 _REACH = 14  # pixels from a glyph's centre to the edge of its patch
-_FINE = 3  # samples a pixel, each way: the glyphs' edges are anti-aliased
-_GRID = 128  # samples of a glyph's outline, over [-2, 2] each way
+_FINE = 2  # samples a pixel, each way: the glyphs' edges are anti-aliased
+_GRID = 256  # samples of a glyph's outline, over [-4, 4] each way
 _CELLS = 3  # glyphs sit on a loose grid of 3 x 3
-_NOISE_GRIDS = (4, 9, 17, 33)  # cells a side of the background's layers, coarse to fine
+_COARSE = 4  # cells a side of the background's coarsest noise; every finer layer has twice as many
+_NOISE = 25  # amplitude of each layer, in grey levels
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.int32]
 
 
 def make_image(split: str, index: int) -> NDArray[np.uint8]:
     """Picture `index` of `split` (`train` or `val`), uint8 RGB (64, 64, 3)."""
     rng = generator(0, Purpose.SHAPES, _SPLITS[split], index)
-    canvas = _background(rng, _SIDE + 2 * _REACH)
+    canvas = _background(rng)
     _draw_clutter(canvas, rng)
+    canvas = np.pad(canvas, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)))
     label = label_of(index)
     cell = _SIDE / _CELLS
     for place in range(_CELLS**2):
@@ -58,22 +60,21 @@ def label_of(index: int) -> int:
 
 
 def _alpha(label: int, rng: np.random.Generator) -> Ints:
-    """A copy of the class's glyph, turned, scaled and stretched: cover of each pixel, 0..9, int (P, P)."""
+    """A copy of the class's glyph, turned, scaled and stretched: cover of each pixel, 0..4, int (P, P)."""
     angle, radius, stretch = rng.uniform(0, 2 * math.pi), rng.uniform(7.0, 11.0), rng.uniform(0.88, 1.14)
-    scale = _GRID / 4 / (radius * _FINE)
+    scale = _GRID / 8 / (radius * _FINE)
     cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
     at = np.arange(2 * _REACH * _FINE) - (_REACH * _FINE - 0.5)
-    u = ((cos * at[None] + sin * at[:, None]) * stretch + _GRID / 2).astype(np.int64)
-    v = ((cos * at[:, None] - sin * at[None]) / stretch + _GRID / 2).astype(np.int64)
-    inside = _outlines()[label].take(v.clip(0, _GRID - 1) * _GRID + u.clip(0, _GRID - 1))
-    size = 2 * _REACH
-    return inside.reshape(size, _FINE, size, _FINE).sum((1, 3), dtype=np.int64)
+    u = ((cos * at[None] + sin * at[:, None]) * stretch + _GRID / 2).astype(np.int32)
+    v = ((cos * at[:, None] - sin * at[None]) / stretch + _GRID / 2).astype(np.int32)
+    inside = _outlines()[label].take(v * _GRID + u)
+    return inside[::2, ::2] + inside[::2, 1::2] + inside[1::2, ::2] + inside[1::2, 1::2]
 
 
 def _ink(rng: np.random.Generator) -> Ints:
     """What a glyph is filled with: stripes of two colours, both light or both dark, int (P, P, 3)."""
     light = rng.random() < 0.5
-    colours = rng.integers(175, 256, (2, 3)) if light else rng.integers(0, 70, (2, 3))
+    colours = rng.integers(175, 256, (2, 3), np.int32) if light else rng.integers(0, 70, (2, 3), np.int32)
     down, across, period = rng.integers(-3, 4), rng.integers(-3, 4), rng.integers(4, 16)
     at = np.arange(2 * _REACH)
     stripe = (down * at[:, None] + across * at[None]) // period % 2
@@ -86,21 +87,21 @@ def _paint(canvas: Ints, row: int, column: int, alpha: Ints, ink: Ints) -> None:
     patch += (ink - patch) * alpha[..., None] // _FINE**2
 
 
-def _background(rng: np.random.Generator, side: int) -> Ints:
-    """Drifting colours and noise of a random spectrum around mid-grey, int (side, side, 3)."""
-    canvas = np.full((side, side, 3), 122, np.int64)
-    for cells in _NOISE_GRIDS:
-        strength = rng.integers(5, 45)
-        values = rng.integers(-strength, strength + 1, (cells, cells, 3))
-        canvas += _enlarge(_enlarge(values, side).swapaxes(0, 1), side)
-    return canvas
+def _background(rng: np.random.Generator) -> Ints:
+    """Drifting colours and noise around mid-grey, from coarse to fine, int (64, 64, 3)."""
+    canvas = np.full((_COARSE, _COARSE, 3), 122, np.int32)
+    while True:
+        canvas += rng.integers(-_NOISE, _NOISE + 1, canvas.shape, np.int32)
+        if len(canvas) == _SIDE:
+            return canvas
+        canvas = _double(_double(canvas).swapaxes(0, 1))
 
 
-def _enlarge(values: Ints, side: int) -> Ints:
-    """Linear interpolation along the first axis, (n, ...) -> (side, ...), in whole numbers."""
-    at = np.arange(side) * (len(values) - 1) * 256 // side
-    low, part = at // 256, (at % 256)[:, None, None]
-    return (values[low] * (256 - part) + values[low + 1] * part) // 256
+def _double(values: Ints) -> Ints:
+    """Twice as long along the first axis, (n, ...) -> (2n, ...), interpolated in whole numbers."""
+    before = np.concatenate([values[:1], values[:-1]])
+    after = np.concatenate([values[1:], values[-1:]])
+    return np.stack([3 * values + before, 3 * values + after], 1).reshape(-1, *values.shape[1:]) // 4
 
 
 def _draw_clutter(canvas: Ints, rng: np.random.Generator) -> None:
@@ -119,10 +120,10 @@ def _draw_clutter(canvas: Ints, rng: np.random.Generator) -> None:
 
 @cache
 def _outlines() -> NDArray[np.uint8]:
-    """The glyphs, 1 inside: uint8 (10, GRID * GRID), over x and y in [-2, 2]."""
-    at = (np.arange(_GRID) + 0.5) * (4 / _GRID) - 2
+    """The glyphs, 1 inside: int (10, GRID * GRID), over x and y in [-4, 4]."""
+    at = (np.arange(_GRID) + 0.5) * (8 / _GRID) - 4
     x, y = np.broadcast_arrays(at[None], at[:, None])
-    return np.stack([_inside(name, x, y) for name in CLASSES]).reshape(len(CLASSES), -1).astype(np.uint8)
+    return np.stack([_inside(name, x, y) for name in CLASSES]).reshape(len(CLASSES), -1).astype(np.int32)
 
 
 def _inside(name: str, x: Floats, y: Floats) -> NDArray[np.bool_]:
@@ -156,4 +157,4 @@ def _inside(name: str, x: Floats, y: Floats) -> NDArray[np.bool_]:
 def _star(x: Floats, y: Floats) -> NDArray[np.bool_]:
     """Five points: inside at least four of the five half-planes of the pentagram."""
     turns = [math.pi * (0.5 + 0.4 * k) for k in range(5)]
-    return sum((x * math.cos(turn) + y * math.sin(turn) < 0.36).astype(np.int64) for turn in turns) >= 4  # type: ignore[return-value]
+    return sum((x * math.cos(turn) + y * math.sin(turn) < 0.36).astype(np.int32) for turn in turns) >= 4  # type: ignore[return-value]

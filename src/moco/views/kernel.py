@@ -42,6 +42,7 @@ def views(
     order: Any,
     switches: Any,
     blur: Any,
+    radius: Any,
     scaling: Any,
     taps: Any,
     workers: int,
@@ -56,7 +57,7 @@ def views(
         windows: int64 (N, 2), height and width of the window.
         factors: float32 (N, 4); order: int8 (N, 4): as in `Parameters`.
         switches: bool (N, 4), grey before the jitter, jitter, grey after it, flip.
-        blur: float32 (N, 1 + radius), taps from the centre outwards; a row of zeros for none.
+        blur: float32 (N, R), weights from the centre outwards; radius: int64 (N,), how many count, 0 for no blur.
         scaling: float32 (2, 3), what each channel is multiplied with and then added to.
         taps: upper bound of the resampling's taps.
         workers: in how many parts the batch is done.
@@ -70,7 +71,7 @@ def views(
         line = np.zeros(3 * windows[:, 1].max() + 4, np.float32)
         quads = np.empty(4 * size, np.float32)
         picture = np.empty((3, size * size), np.float32)
-        padded = np.empty((3, size + 2 * blur.shape[1]), np.float32)
+        scratch = np.empty((4, size + 2 * blur.shape[1]), np.float32)
         for i in range(worker * n // workers, (worker + 1) * n // workers):
             for axis in range(2):
                 _resampling(boxes[i, axis], boxes[i, axis + 2], windows[i, axis], first[axis], count[axis], weights[axis])
@@ -78,7 +79,7 @@ def views(
                 _reverse(first[1], count[1], weights[1])
             _crop(pixels, rows[i, 0], rows[i, 1], first, count, weights, line, quads, picture)
             _colours(picture, factors[i], order[i], switches[i])
-            _finish(picture, blur[i], scaling, padded, out[i])
+            _finish(picture, blur[i, : 1 + radius[i]], scaling, scratch, out[i])
 
 
 @njit(fastmath=True)
@@ -289,33 +290,54 @@ def _trapezoid(place: float) -> float:
 
 
 @njit(fastmath=True)
-def _finish(picture: Any, blur: Any, scaling: Any, padded: Any, out: Any) -> None:
+def _finish(picture: Any, blur: Any, scaling: Any, scratch: Any, out: Any) -> None:
     """Blur, normalise, and write with the channels last."""
     size = out.shape[0]
-    blurred = blur[0] > ZERO
+    rows = picture.reshape(3, size, size)
     for y in range(size):
-        row = picture[:, y * size : (y + 1) * size]
-        r, g, b = row[0], row[1], row[2]
-        if blurred:
-            for channel in range(3):
-                _blur_row(picture[channel], y, size, blur, padded[channel])
-        target = out[y].reshape(-1)
-        if blurred:
-            _store(padded[0, :size], padded[1, :size], padded[2, :size], scaling, target)
+        line = out[y].reshape(-1)
+        if blur.size == 1:
+            _store(rows[0, y], rows[1, y], rows[2, y], scaling, line)
         else:
-            _store(r, g, b, scaling, target)
+            for channel in range(3):
+                _blur_row(rows[channel], y, blur, scratch[3], scratch[channel, :size])
+            _store(scratch[0, :size], scratch[1, :size], scratch[2, :size], scaling, line)
 
 
 @njit(fastmath=True)
-def _blur_row(plane: Any, y: int, size: int, blur: Any, padded: Any) -> None:
-    """Row `y` of the blurred plane, into `padded[:size]`."""
+def _blur_row(plane: Any, y: int, blur: Any, padded: Any, out: Any) -> None:
+    """Row `y` of a plane, blurred downwards and then along; the edges are reflected."""
+    size, radius = plane.shape[0], blur.size - 1
+    middle = padded[radius : radius + size]
+    _scaled(blur[0], plane[y], middle)
+    for k in range(1, radius + 1):
+        below = y + k if y + k < size else 2 * (size - 1) - y - k
+        _add_scaled(blur[k], plane[abs(y - k)], plane[below], middle)
+    for k in range(1, radius + 1):
+        padded[radius - k] = middle[k]
+        padded[radius + size - 1 + k] = middle[size - 1 - k]
+    _scaled(blur[0], middle, out)
+    for k in range(1, radius + 1):
+        _add_scaled(blur[k], padded[radius - k : radius - k + size], padded[radius + k : radius + k + size], out)
+
+
+@njit(fastmath=True)
+def _scaled(weight: float, x: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = weight * x[i]
+
+
+@njit(fastmath=True)
+def _add_scaled(weight: float, x: Any, y: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] += weight * (x[i] + y[i])
 
 
 @njit(fastmath=True)
 def _store(r: Any, g: Any, b: Any, scaling: Any, out: Any) -> None:
-    scale_r, scale_g, scale_b = scaling[0]
-    add_r, add_g, add_b = scaling[1]
+    """Normalised and interleaved."""
+    scale, add = scaling[0], scaling[1]
     for x in range(r.size):
-        out[3 * x] = scale_r * r[x] + add_r
-        out[3 * x + 1] = scale_g * g[x] + add_g
-        out[3 * x + 2] = scale_b * b[x] + add_b
+        out[3 * x] = scale[0] * r[x] + add[0]
+        out[3 * x + 1] = scale[1] * g[x] + add[1]
+        out[3 * x + 2] = scale[2] * b[x] + add[2]

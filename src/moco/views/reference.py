@@ -82,23 +82,28 @@ def resampling(start: Tensor, length: Tensor, available: Tensor, pixels: int, si
     return (weights / weights.sum(-1, keepdim=True)).float()
 
 
-def blur_matrix(sigma: Tensor, size: int) -> Tensor:
-    """Gaussian blur along one axis as matrices, float32 (N, size, size), edges reflected; sigma (N,) in pixels."""
-    radius = min(blur_radius(float(sigma.max())), size - 1)
-    taps = torch.arange(-radius, radius + 1, device=sigma.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
-    kernel = kernel / kernel.sum(-1, keepdim=True)  # (N, 2 radius + 1)
-    positions = torch.arange(size, device=sigma.device)[:, None] + taps.long()  # (size, taps)
-    positions = positions.abs()
+def blur_kernels(sigma: NDArray[np.float32], size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Gaussian kernels, float32 (N, 2 R + 1), and each one's radius, int64 (N,); sigma (N,) in pixels, above 0.
+
+    Three sigmas to each side hold 99.7 % of the weight; beyond its own radius a kernel is 0.
+    """
+    radius = np.clip(np.floor(3 * sigma.astype(np.float64) + 0.5).astype(np.int64), 1, None)
+    radius = np.minimum(radius, size - 1)  # a reflection reaches no further
+    largest = radius.max(initial=0)
+    taps = np.arange(-largest, largest + 1)
+    kernels = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= radius[:, None])
+    return (kernels / kernels.sum(1, keepdims=True)).astype(np.float32), radius
+
+
+def blur_matrix(kernels: Tensor, size: int) -> Tensor:
+    """The blur along one axis as matrices, float32 (N, size, size), edges reflected; kernels (N, 2 R + 1)."""
+    n, width = kernels.shape
+    taps = torch.arange(width, device=kernels.device) - width // 2
+    positions = (torch.arange(size, device=kernels.device)[:, None] + taps).abs()  # (size, 2 R + 1)
     positions = torch.where(positions >= size, 2 * (size - 1) - positions, positions)
-    matrix = sigma.new_zeros(len(sigma), size, size)
-    index = positions.expand(len(sigma), size, -1)
-    return matrix.scatter_add_(2, index, kernel[:, None].expand(-1, size, -1))
-
-
-def blur_radius(sigma: float) -> int:
-    """Taps to each side: three sigmas hold 99.7 % of the weight."""
-    return max(int(3 * sigma + 0.5), 1)
+    matrix = kernels.new_zeros(n, size, size)
+    index = positions.expand(n, size, -1)
+    return matrix.scatter_add_(2, index, kernels[:, None].expand(-1, size, -1))
 
 
 def _on(rows: NDArray[np.int64], like: Tensor) -> Tensor:
@@ -127,6 +132,8 @@ def _blur(views: Tensor, parameters: Parameters) -> Tensor:
     if not len(rows):
         return views
     chosen = _on(rows, views)
-    matrix = blur_matrix(torch.from_numpy(parameters.sigma[rows]).to(views.device), views.shape[-1])[:, None]
+    size = views.shape[-1]
+    kernels, _ = blur_kernels(parameters.sigma[rows], size)
+    matrix = blur_matrix(torch.from_numpy(kernels).to(views.device), size)[:, None]
     views[chosen] = matrix @ views[chosen] @ matrix.transpose(-1, -2)
     return views
