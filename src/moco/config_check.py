@@ -24,9 +24,14 @@ _SHARES = ("optimizer.momentum", "model.momentum", "store.holdout", "store.max_b
 
 def check(config: Config) -> None:
     """Raise one `UserError` that lists every value that can't be right."""
-    problems = list(_problems(config, dict(_flat(config))))
+    problems = list(_problems(config, flat(config)))
     if problems:
         raise UserError("; ".join(problems))
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every value by its dotted name."""
+    return dict(_flat(config))
 
 
 def _flat(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -38,22 +43,22 @@ def _flat(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + f.name, value
 
 
-def _problems(config: Config, flat: dict[str, Any]) -> Iterator[str]:
-    for name, value in flat.items():
+def _problems(config: Config, values: dict[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{name} is {value}, give a finite number"
     for name in _AT_LEAST_ONE:
-        if flat[name] is not None and flat[name] < 1:
-            yield f"{name} is {flat[name]}, give 1 or more"
+        if values[name] is not None and values[name] < 1:
+            yield f"{name} is {values[name]}, give 1 or more"
     for name in _POSITIVE:
-        if flat[name] <= 0:
-            yield f"{name} is {flat[name]}, give a number above 0"
+        if values[name] <= 0:
+            yield f"{name} is {values[name]}, give a number above 0"
     for name in _NOT_NEGATIVE:
-        if flat[name] < 0:
-            yield f"{name} is {flat[name]}, give 0 or more"
+        if values[name] < 0:
+            yield f"{name} is {values[name]}, give 0 or more"
     for name in _SHARES:
-        if not 0 <= flat[name] < 1:
-            yield f"{name} is {flat[name]}, give a number from 0 up to, not including, 1"
+        if not 0 <= values[name] < 1:
+            yield f"{name} is {values[name]}, give a number from 0 up to, not including, 1"
     yield from _related(config)
 
 

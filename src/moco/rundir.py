@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +24,29 @@ class RunDir:
     @classmethod
     def create(cls, path: str | Path, overwrite: bool = False) -> RunDir:
         """A fresh run directory. Raises `UserError` if `path` holds a run and `overwrite` isn't asked for."""
+        run = cls.check_free(path, overwrite)
+        if run.config_file.exists():
+            run.clear()
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't make {path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def check_free(cls, path: str | Path, overwrite: bool = False) -> RunDir:
+        """Raises `UserError` unless a run may be made at `path`; touches nothing."""
         run = cls(Path(path))
         if run.root.exists() and not run.root.is_dir():
             raise UserError(f"--out {path} is a file, give a folder")
         if run.config_file.exists():
             if not overwrite:
                 raise UserError(f"{path} already holds a run: continue with --resume {path}, or --overwrite it")
-            run.clear()
         elif run.root.exists() and any(run.root.iterdir()):
             raise UserError(f"--out {path} holds other files, give a new or empty folder")
-        try:
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"can't make {path}: {error.strerror}") from error
+        above = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
+        if not os.access(above, os.W_OK):
+            raise UserError(f"can't write to {above}, give another --out")
         return run
 
     @classmethod
@@ -52,7 +63,7 @@ class RunDir:
         """Remove what moco wrote here, and nothing else."""
         for name in ("checkpoints", "linear", "plots", "tensorboard"):
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for name in ("config.yaml", "environment.json", "metrics.csv", "evaluation.json", "report.html"):
+        for name in ("config.yaml", "environment.json", "metrics.csv", "baseline.json", "evaluation.json", "report.html"):
             (self.root / name).unlink(missing_ok=True)
 
     def write_config(self, config: Config, environment: dict[str, Any]) -> None:
@@ -79,6 +90,10 @@ class RunDir:
     @property
     def metrics_file(self) -> Path:
         return self.root / "metrics.csv"
+
+    @property
+    def baseline_file(self) -> Path:
+        return self.root / "baseline.json"
 
     @property
     def checkpoints(self) -> Path:

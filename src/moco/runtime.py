@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -30,6 +31,7 @@ class Runtime:
         self.precision, self.reason = choose_precision(config.precision, self.device)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # `line` says it, with the reason
         self._fabric = Fabric(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=[self.device.index or 0] if self.device.type == "cuda" else 1,

@@ -53,7 +53,7 @@ def _run(
     box[:, :2] -= window[:, :2]
     stride = 3 * source.widths[images].astype(np.int64)
     begin = source.offsets[images] + window[:, 0] * stride + 3 * window[:, 1]
-    blur, radius = _blur(parameters, size)
+    blur, reach = _blur(parameters, size)
     mean, std = np.array(pipeline.mean), np.array(pipeline.std)
     grey = parameters.grey
     with _one_at_a_time:
@@ -69,7 +69,7 @@ def _run(
                 [grey & pipeline.grey_first, parameters.jitter, grey & (not pipeline.grey_first), parameters.flip], axis=1
             ),
             blur,
-            radius,
+            reach,
             np.stack([1 / std, -mean / std]).astype(np.float32),
             int(2 * max(box[:, 2:].max() / size, 1)) + 2,
             min(workers, n),
@@ -79,15 +79,15 @@ def _run(
 
 
 def _blur(parameters: Parameters, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Half kernels from the centre outwards, float32 (N, 1 + R), and the radius of each, 0 for no blur."""
-    n = len(parameters)
+    """Weights from the centre outwards, float32 (N, 1 + R), and how many the kernel shall use, a multiple of 3."""
     rows = np.flatnonzero(parameters.sigma > 0)
     kernels, radius = blur_kernels(parameters.sigma[rows], size)
-    half = np.zeros((n, kernels.shape[1] // 2 + 1), np.float32)
-    half[rows] = kernels[:, kernels.shape[1] // 2 :]
-    radii = np.zeros(n, np.int64)
-    radii[rows] = radius
-    return half, radii
+    reach = np.zeros(len(parameters), np.int64)
+    reach[rows] = -(-radius // 3) * 3
+    largest = kernels.shape[1] // 2
+    weights = np.zeros((len(parameters), 1 + reach.max()), np.float32)
+    weights[rows, : 1 + largest] = kernels[:, largest:]
+    return weights, reach
 
 
 def _use_threads() -> int:

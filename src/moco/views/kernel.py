@@ -20,6 +20,8 @@ from moco.views.parameters import BRIGHTNESS, CONTRAST, SATURATION
 
 BLOCK = 1024  # pixels that the colour operations take at a time: 12 KiB, so that they stay in the first cache
 RED, GREEN, BLUE = (np.float32(weight) for weight in GREY_WEIGHTS)
+U1, U2, U3, U4, U5 = (np.uint64(number) for number in range(1, 6))
+SCALAR = {"contract", "nnan", "ninf", "nsz"}  # no reordered sums: LLVM would make vectors of three or four taps
 ZERO, ONE, TWO, SIX, SIXTH = (np.float32(number) for number in (0, 1, 2, 6, 1 / 6))
 
 
@@ -42,7 +44,7 @@ def views(
     order: Any,
     switches: Any,
     blur: Any,
-    radius: Any,
+    reach: Any,
     scaling: Any,
     taps: Any,
     workers: int,
@@ -57,7 +59,8 @@ def views(
         windows: int64 (N, 2), height and width of the window.
         factors: float32 (N, 4); order: int8 (N, 4): as in `Parameters`.
         switches: bool (N, 4), grey before the jitter, jitter, grey after it, flip.
-        blur: float32 (N, R), weights from the centre outwards; radius: int64 (N,), how many count, 0 for no blur.
+        blur: float32 (N, 1 + R), weights from the centre outwards, zeros behind; reach: int64 (N,), how many beside
+            the centre's are wanted, a multiple of 3; 0 for no blur.
         scaling: float32 (2, 3), what each channel is multiplied with and then added to.
         taps: upper bound of the resampling's taps.
         workers: in how many parts the batch is done.
@@ -67,19 +70,18 @@ def views(
     for worker in prange(workers):
         first = np.empty((2, size), np.int64)
         count = np.empty((2, size), np.int64)
-        weights = np.empty((2, size, taps), np.float32)
+        weights = np.zeros((2, size, taps), np.float32)
         line = np.zeros(3 * windows[:, 1].max() + 4, np.float32)
-        quads = np.empty(4 * size, np.float32)
         picture = np.empty((3, size * size), np.float32)
-        scratch = np.empty((4, size + 2 * blur.shape[1]), np.float32)
+        scratch = np.zeros((4, size + 2 * blur.shape[1]), np.float32)
         for i in range(worker * n // workers, (worker + 1) * n // workers):
             for axis in range(2):
                 _resampling(boxes[i, axis], boxes[i, axis + 2], windows[i, axis], first[axis], count[axis], weights[axis])
             if switches[i, 3]:
                 _reverse(first[1], count[1], weights[1])
-            _crop(pixels, rows[i, 0], rows[i, 1], first, count, weights, line, quads, picture)
+            _crop(pixels, rows[i, 0], rows[i, 1], first, count, weights, line, picture)
             _colours(picture, factors[i], order[i], switches[i])
-            _finish(picture, blur[i, : 1 + radius[i]], scaling, scratch, out[i])
+            _finish(picture, blur[i, : 1 + reach[i]], scaling, scratch, out[i])
 
 
 @njit(fastmath=True)
@@ -96,6 +98,7 @@ def _resampling(start: float, length: float, available: int, first: Any, count: 
             total += max(1 - abs(low + k + 0.5 - centre) / support, 0.0)
         for k in range(high - low):
             weights[i, k] = max(1 - abs(low + k + 0.5 - centre) / support, 0.0) / total
+        weights[i, max(high - low, 1) :] = ZERO
         first[i], count[i] = low, high - low
 
 
@@ -108,28 +111,27 @@ def _reverse(first: Any, count: Any, weights: Any) -> None:
 
 
 @njit(fastmath=True)
-def _crop(
-    pixels: Any, begin: int, stride: int, first: Any, count: Any, weights: Any, line: Any, quads: Any, picture: Any
-) -> None:
+def _part(picture: Any, start: int, length: int) -> Any:
+    """Some pixels of the three planes; contiguous, so that loops over them fill vectors."""
+    stop = start + length
+    return picture[0, start:stop], picture[1, start:stop], picture[2, start:stop]
+
+
+@njit(fastmath=True)
+def _crop(pixels: Any, begin: int, stride: int, first: Any, count: Any, weights: Any, line: Any, picture: Any) -> None:
     """The resampled crop: float32 (3, size * size) in [0, 1]. Rows first: that loop is long and contiguous."""
     size = first.shape[1]
-    low = first[1].min()
-    high = (first[1] + count[1]).max()
+    low, high = first[1].min(), (first[1] + count[1]).max()
+    used = line[3 * low : 3 * high]
+    enlarges = count[1].max() <= 2
     for y in range(size):
-        start = begin + first[0, y] * stride
-        _weighted_rows(
-            pixels, start + 3 * low, stride, weights[0, y], count[0, y], line[3 * low : 3 * high]
-        )
-        _weighted_columns(line, first[1], count[1], weights[1], quads)
-        red, green, blue = (
-            picture[0, y * size : (y + 1) * size],
-            picture[1, y * size : (y + 1) * size],
-            picture[2, y * size : (y + 1) * size],
-        )
-        for x in range(size):
-            red[x] = quads[4 * x]
-            green[x] = quads[4 * x + 1]
-            blue[x] = quads[4 * x + 2]
+        start = begin + first[0, y] * stride + 3 * low
+        _weighted_rows(pixels, start, stride, weights[0, y], count[0, y], used)
+        r, g, b = _part(picture, y * size, size)
+        if enlarges:
+            _two_weighted_columns(line, first[1], weights[1], r, g, b)
+        else:
+            _weighted_columns(line, first[1], count[1], weights[1], r, g, b)
 
 
 @njit(fastmath=True)
@@ -147,24 +149,30 @@ def _weighted_rows(pixels: Any, start: int, stride: int, weights: Any, count: in
             out[j] += w * np.float32(row[j])
 
 
-@njit(fastmath=True)
-def _weighted_columns(line: Any, first: Any, count: Any, weights: Any, quads: Any) -> None:
-    """The same along a row; four floats a pixel (the fourth is of no use) so that they fill a vector."""
-    three = np.uint64(3)
+@njit(fastmath=SCALAR)
+def _weighted_columns(line: Any, first: Any, count: Any, weights: Any, r: Any, g: Any, b: Any) -> None:
+    """The same along a row of interleaved pixels, and the channels parted."""
     for x in range(first.size):
-        base = np.uint64(3 * first[x])
-        a = b = c = d = ZERO
+        place = np.uint64(3 * first[x])  # unsigned: no test for indices that count from the end
+        red = green = blue = ZERO
         for k in range(count[x]):
             w = weights[x, k]
-            a += w * line[base]
-            b += w * line[base + np.uint64(1)]
-            c += w * line[base + np.uint64(2)]
-            d += w * line[base + three]
-            base += three
-        quads[4 * x] = a
-        quads[4 * x + 1] = b
-        quads[4 * x + 2] = c
-        quads[4 * x + 3] = d
+            red += w * line[place]
+            green += w * line[place + U1]
+            blue += w * line[place + U2]
+            place += U3
+        r[x], g[x], b[x] = red, green, blue
+
+
+@njit(fastmath=SCALAR)
+def _two_weighted_columns(line: Any, first: Any, weights: Any, r: Any, g: Any, b: Any) -> None:
+    """The same where no output pixel has more than two taps: wherever the view is larger than the crop."""
+    for x in range(first.size):
+        place = np.uint64(3 * first[x])
+        v, w = weights[x, 0], weights[x, 1]
+        r[x] = v * line[place] + w * line[place + U3]
+        g[x] = v * line[place + U1] + w * line[place + U4]
+        b[x] = v * line[place + U2] + w * line[place + U5]
 
 
 @njit(fastmath=True)
@@ -178,8 +186,7 @@ def _colours(picture: Any, factors: Any, order: Any, switches: Any) -> None:
     if switches[1]:
         total = 0.0
         for start in range(0, pixels, BLOCK):
-            block = picture[:, start : start + BLOCK]
-            r, g, b = block[0], block[1], block[2]
+            r, g, b = _part(picture, start, BLOCK)
             if switches[0]:
                 _grey(r, g, b)
             for place in range(middle):
@@ -189,8 +196,7 @@ def _colours(picture: Any, factors: Any, order: Any, switches: Any) -> None:
     if not (switches[0] or switches[1] or switches[2]):
         return
     for start in range(0, pixels, BLOCK):
-        block = picture[:, start : start + BLOCK]
-        r, g, b = block[0], block[1], block[2]
+        r, g, b = _part(picture, start, BLOCK)
         if switches[1]:
             _contrast(factors[CONTRAST], mean, r, g, b)
             for place in range(middle + 1, 4):
@@ -306,31 +312,53 @@ def _finish(picture: Any, blur: Any, scaling: Any, scratch: Any, out: Any) -> No
 
 @njit(fastmath=True)
 def _blur_row(plane: Any, y: int, blur: Any, padded: Any, out: Any) -> None:
-    """Row `y` of a plane, blurred downwards and then along; the edges are reflected."""
-    size, radius = plane.shape[0], blur.size - 1
-    middle = padded[radius : radius + size]
-    _scaled(blur[0], plane[y], middle)
-    for k in range(1, radius + 1):
-        below = y + k if y + k < size else 2 * (size - 1) - y - k
-        _add_scaled(blur[k], plane[abs(y - k)], plane[below], middle)
-    for k in range(1, radius + 1):
-        padded[radius - k] = middle[k]
-        padded[radius + size - 1 + k] = middle[size - 1 - k]
-    _scaled(blur[0], middle, out)
-    for k in range(1, radius + 1):
-        _add_scaled(blur[k], padded[radius - k : radius - k + size], padded[radius + k : radius + k + size], out)
+    """Row `y` of a plane, blurred downwards and then along; the edges are reflected.
+
+    Three taps to each side at a time: one loop for every blur at 64 px, two for the widest at 224 px.
+    """
+    size, reach = plane.shape[0], blur.size - 1
+    middle = padded[reach : reach + size]
+    for k in range(1, reach, 3):
+        a, b = plane[_reflected(y - k, size)], plane[_reflected(y + k, size)]
+        c, d = plane[_reflected(y - k - 1, size)], plane[_reflected(y + k + 1, size)]
+        e, f = plane[_reflected(y - k - 2, size)], plane[_reflected(y + k + 2, size)]
+        if k == 1:
+            _scaled_pairs(blur, plane[y], a, b, c, d, e, f, middle)
+        else:
+            _add_scaled_pairs(blur[k:], a, b, c, d, e, f, middle)
+    for k in range(1, reach + 1):
+        padded[reach - k] = middle[_reflected(-k, size)]
+        padded[reach + size - 1 + k] = middle[_reflected(size - 1 + k, size)]
+    for k in range(1, reach, 3):
+        low, high = reach - k, reach + k
+        a, b = padded[low : low + size], padded[high : high + size]
+        c, d = padded[low - 1 : low - 1 + size], padded[high + 1 : high + 1 + size]
+        e, f = padded[low - 2 : low - 2 + size], padded[high + 2 : high + 2 + size]
+        if k == 1:
+            _scaled_pairs(blur, middle, a, b, c, d, e, f, out)
+        else:
+            _add_scaled_pairs(blur[k:], a, b, c, d, e, f, out)
+
+
+@njit
+def _reflected(place: int, size: int) -> int:
+    """Where a row or column beyond the edge is read; those that only weights of 0 ask for can be anywhere."""
+    place = abs(place)
+    return place if place < size else max(2 * (size - 1) - place, 0)
 
 
 @njit(fastmath=True)
-def _scaled(weight: float, x: Any, out: Any) -> None:
+def _scaled_pairs(w: Any, centre: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, out: Any) -> None:
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
     for i in range(out.size):
-        out[i] = weight * x[i]
+        out[i] = w0 * centre[i] + w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
 
 
 @njit(fastmath=True)
-def _add_scaled(weight: float, x: Any, y: Any, out: Any) -> None:
+def _add_scaled_pairs(w: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, out: Any) -> None:
+    w1, w2, w3 = w[0], w[1], w[2]
     for i in range(out.size):
-        out[i] += weight * (x[i] + y[i])
+        out[i] += w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
 
 
 @njit(fastmath=True)
