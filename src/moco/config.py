@@ -236,7 +236,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     built: dict[str, Any] = {}
     for name, value in values.items():
         factory = sections[name].default_factory
-        built[name] = factory(**value) if isinstance(value, dict) and callable(factory) else value  # type: ignore[misc]
+        built[name] = factory(**value) if isinstance(value, dict) and callable(factory) else value
     return Config(**built)
 
 
@@ -252,5 +252,5 @@ def unknown_keys(values: Any, record: type, prefix: str = "") -> list[str]:
             continue
         section = known[key].default_factory
         if is_dataclass(section):
-            problems += unknown_keys(value, section, f"{prefix}{key}.")  # type: ignore[arg-type]
+            problems += unknown_keys(value, section, f"{prefix}{key}.")
     return problems

@@ -59,7 +59,7 @@ def uniforms(
     words[3] = (int(purpose) << 16) | stream
     drawn = philox4x32(words, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
     rows = np.moveaxis(drawn, 0, -1).reshape(n, blocks * 4)[:, :count]
-    return rows * 2.0**-32
+    return np.multiply(rows, 2.0**-32, dtype=np.float64)
 
 
 def philox4x32(counter: NDArray[np.uint64], key0: int, key1: int) -> NDArray[np.uint64]:

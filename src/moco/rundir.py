@@ -63,7 +63,14 @@ class RunDir:
         """Remove what moco wrote here, and nothing else."""
         for name in ("checkpoints", "linear", "plots", "tensorboard"):
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for name in ("config.yaml", "environment.json", "metrics.csv", "baseline.json", "evaluation.json", "report.html"):
+        for name in (
+            "config.yaml",
+            "environment.json",
+            "metrics.csv",
+            "baseline.json",
+            "evaluation.json",
+            "report.html",
+        ):
             (self.root / name).unlink(missing_ok=True)
 
     def write_config(self, config: Config, environment: dict[str, Any]) -> None:

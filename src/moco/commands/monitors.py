@@ -62,9 +62,7 @@ class LabelMonitor:
 
     def _knn(self, bank: Tensor, queries: Tensor) -> float:
         monitor = self.config.monitor
-        return knn_top1(
-            bank, self.train_labels, queries, self.val_labels, monitor.knn_k, monitor.knn_temperature
-        )
+        return knn_top1(bank, self.train_labels, queries, self.val_labels, monitor.knn_k, monitor.knn_temperature)
 
 
 def queue_health(model: MoCo, keys_enqueued: int) -> Iterable[tuple[str, float]]:

@@ -42,7 +42,9 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _explain(self, message: str) -> str:
         text = " ".join(message.split())
-        unknown = re.search(r"[Uu]nrecognized arguments: (.+)", text) or re.search(r"Option '([^']+)' is not accepted", text)
+        unknown = re.search(r"[Uu]nrecognized arguments: (.+)", text) or re.search(
+            r"Option '([^']+)' is not accepted", text
+        )
         if unknown:
             options = [word.split("=")[0] for word in unknown.group(1).split() if word.startswith("-")]
             if options:

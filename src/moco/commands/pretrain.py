@@ -37,7 +37,9 @@ class PretrainParser(RecipeParser):
 def parser() -> RecipeParser:
     """The command's options: those of `Config`, and where the run goes."""
     p = PretrainParser("pretrain", "Train a backbone on images without labels.", EXAMPLE)
-    p.add_argument("--out", type=str, default=argparse.SUPPRESS, metavar="DIR", help="new run directory (default: runs/<recipe>)")
+    p.add_argument(
+        "--out", type=str, default=argparse.SUPPRESS, metavar="DIR", help="new run directory (default: runs/<recipe>)"
+    )
     p.add_argument("--resume", type=str, default=argparse.SUPPRESS, metavar="RUN", help="continue an interrupted run")
     p.add_argument("--overwrite", action="store_true", default=argparse.SUPPRESS, help="replace the run at --out")
     return p
@@ -96,7 +98,9 @@ def _train(loop: Loop, data: Dataset) -> None:
         return
     _print_comparison(loop)
     if state.best is not None:
-        say(f"best {loop.monitor} {100 * state.best:.1f} % at epoch {state.best_epoch} (chosen on validation: optimistic)")
+        say(
+            f"best {loop.monitor} {100 * state.best:.1f} % at epoch {state.best_epoch} (chosen on validation: optimistic)"
+        )
     say(f"next: moco linear {run_dir}   then  moco evaluate {run_dir}  and  moco report {run_dir}")
 
 

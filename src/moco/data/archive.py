@@ -64,9 +64,7 @@ def is_whole(folder: Path, sha256: str) -> bool:
     if not folder.exists():
         return False
     if not (folder / MANIFEST).is_file():
-        raise UserError(
-            f"{folder} was not made by `moco download`: move it, or choose another folder with --to"
-        )
+        raise UserError(f"{folder} was not made by `moco download`: move it, or choose another folder with --to")
     manifest = read_json(folder / MANIFEST, "manifest")
     found = _count_files(folder) - 1  # the manifest itself
     if manifest.get("sha256") != sha256:

@@ -67,7 +67,9 @@ def _packed(cache: Path, key: str, pack: Callable[[Path], None]) -> Path:
             pack(temporary)
             temporary.rename(folder)
         except OSError as error:
-            raise UserError(f"can't pack into {cache}: {error.strerror or error} (--store.cache DIR elsewhere?)") from error
+            raise UserError(
+                f"can't pack into {cache}: {error.strerror or error} (--store.cache DIR elsewhere?)"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder

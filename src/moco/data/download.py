@@ -72,9 +72,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".moco-download.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(
-            f"can't write to {folder}: {error.strerror} (choose another folder with --to)"
-        ) from error
+        raise UserError(f"can't write to {folder}: {error.strerror} (choose another folder with --to)") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -68,7 +68,9 @@ def _split_tree(
     number = {name: i for i, name in enumerate(classes)}
     strangers = sorted({path[0] for _, path in val if len(path) < 2 or path[0] not in number})
     if strangers:
-        raise UserError(f"{val_name}/ has {', '.join(strangers[:5])}, which train/ has not: the classes must be the same")
+        raise UserError(
+            f"{val_name}/ has {', '.join(strangers[:5])}, which train/ has not: the classes must be the same"
+        )
     note = f"{len(train)} train and {len(val)} validation images, {len(classes)} classes"
     return Layout(
         Split(train_items, [number[path[0]] for path in inner]),

@@ -136,9 +136,7 @@ def _writing(part: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk of {part.parent} is full: free some space and run the command again"
-            ) from error
+            raise UserError(f"the disk of {part.parent} is full: free some space and run the command again") from error
         raise UserError(f"can't write {part}: {error.strerror or error}") from error
 
 

@@ -29,9 +29,7 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
         module.train(training)
 
 
-def features_of(
-    backbone: nn.Module, source: Ragged, size: int, runtime: Runtime, batch_size: int = BATCH
-) -> Tensor:
+def features_of(backbone: nn.Module, source: Ragged, size: int, runtime: Runtime, batch_size: int = BATCH) -> Tensor:
     """Features of the centre view of every image, float32 (N, F), on the runtime's device."""
     return extract(backbone, len(source), lambda images: evaluation_view(source, images, size), runtime, batch_size)
 

@@ -56,6 +56,6 @@ def fit_logistic(
         return objective
 
     with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call]
+        solver.step(closure)
     w = weight.detach() / scale
     return Logistic(w, bias.detach() - w @ centre)

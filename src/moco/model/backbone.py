@@ -65,10 +65,10 @@ def _without_classifier(network: nn.Module, name: str) -> nn.Module:
 
 
 def _small_stem(backbone: nn.Module, name: str) -> nn.Module:
-    if not (isinstance(getattr(backbone, "conv1", None), nn.Conv2d) and hasattr(backbone, "maxpool")):
+    first = getattr(backbone, "conv1", None)
+    if not (isinstance(first, nn.Conv2d) and hasattr(backbone, "maxpool")):
         raise UserError(f"model.small_stem is for ResNets, {name} has another stem")
-    width = backbone.conv1.out_channels  # type: ignore[union-attr]
-    backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+    backbone.conv1 = nn.Conv2d(3, first.out_channels, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     backbone.maxpool = nn.Identity()
     return backbone

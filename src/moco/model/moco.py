@@ -118,8 +118,8 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update_key_encoder(self) -> None:
         """Equation 2: theta_k <- m theta_k + (1 - m) theta_q. Buffers are the key encoder's own."""
-        theta_k = list(self.encoder_k.parameters())
-        theta_q = list(self.encoder_q.parameters())
+        theta_k: list[Tensor] = list(self.encoder_k.parameters())
+        theta_q: list[Tensor] = list(self.encoder_q.parameters())
         torch._foreach_lerp_(theta_k, theta_q, 1 - self.m)
 
     def enqueue(self, keys: Tensor) -> None:

@@ -83,7 +83,9 @@ class Loop:
         started = refreshed = time.perf_counter()
         before, begun = self.state.seconds, self.state.step
         with progress_bar("samples/s") as bar:
-            task = bar.add_task(f"epoch {epoch + 1}/{self.config.train.epochs}", total=len(order), rate="", completed=first)
+            task = bar.add_task(
+                f"epoch {epoch + 1}/{self.config.train.epochs}", total=len(order), rate="", completed=first
+            )
             for images in order[first:]:
                 self._step(images, epoch)
                 now = time.perf_counter()
@@ -101,7 +103,9 @@ class Loop:
 
     def _step(self, images: NDArray[np.int64], epoch: int) -> None:
         config, step = self.config, self.state.step
-        lr = learning_rate(config.schedule, config.optimizer.lr, step, self.sampler.steps_per_epoch, config.train.epochs)
+        lr = learning_rate(
+            config.schedule, config.optimizer.lr, step, self.sampler.steps_per_epoch, config.train.epochs
+        )
         set_lr(self.optimizer, lr)
         self.guard.step, self.guard.lr = step, lr
         torch.manual_seed(torch_seed(config.seed, Purpose.DROPOUT, step))  # dropout: a function of the step

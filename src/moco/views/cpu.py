@@ -66,7 +66,8 @@ def _run(
             parameters.factors,
             parameters.order,
             np.stack(
-                [grey & pipeline.grey_first, parameters.jitter, grey & (not pipeline.grey_first), parameters.flip], axis=1
+                [grey & pipeline.grey_first, parameters.jitter, grey & (not pipeline.grey_first), parameters.flip],
+                axis=1,
             ),
             blur,
             reach,

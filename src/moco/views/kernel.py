@@ -76,7 +76,9 @@ def views(
         scratch = np.zeros((4, size + 2 * blur.shape[1]), np.float32)
         for i in range(worker * n // workers, (worker + 1) * n // workers):
             for axis in range(2):
-                _resampling(boxes[i, axis], boxes[i, axis + 2], windows[i, axis], first[axis], count[axis], weights[axis])
+                _resampling(
+                    boxes[i, axis], boxes[i, axis + 2], windows[i, axis], first[axis], count[axis], weights[axis]
+                )
             if switches[i, 3]:
                 _reverse(first[1], count[1], weights[1])
             _crop(pixels, rows[i, 0], rows[i, 1], first, count, weights, line, picture)

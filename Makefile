@@ -1,0 +1,41 @@
+# Every target sets up what it needs: python3 (3.11+), git and make are enough.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: setup demo test lint format soak bench clean
+
+setup: $(READY)  ## virtual environment, pinned requirements, the package
+
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moco needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+demo: setup  ## pre-train on the built-in pictures, probe, evaluate, plot: under 5 minutes on two cores
+	$(BIN)/moco pretrain --recipe shapes --data shapes --out runs/demo --overwrite
+	$(BIN)/moco linear runs/demo
+	$(BIN)/moco evaluate runs/demo
+	$(BIN)/moco report runs/demo
+	@echo
+	@echo "Next: your own images:   $(BIN)/moco pretrain --data FOLDER --out runs/mine"
+	@echo "      Imagenette:        $(BIN)/moco download imagenette --size 160, then the README's commands"
+	@echo "      the views:         $(BIN)/moco preview --data shapes --recipe shapes"
+
+test: setup  ## every test but the soak
+	$(BIN)/python -m pytest
+
+lint: setup  ## format, lint, types: what CI runs
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
