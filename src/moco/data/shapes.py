@@ -27,6 +27,12 @@ VERSION = 1  # raised with every change of the pictures: packed copies of the ol
 _SIDE = 64
 _SPLITS = {"train": 0, "val": 1}
 _REACH = 14  # pixels from a glyph's centre to the edge of its patch
+_RADII = (7.0, 11.0)
+_ABSENT = 0.2
+_LIGHT = 175
+_DARK = 70
+_LINES = 2, 7
+_DOTS = 5, 20
 _FINE = 2  # samples a pixel, each way: the glyphs' edges are anti-aliased
 _GRID = 256  # samples of a glyph's outline, over [-4, 4] each way
 _CELLS = 3  # glyphs sit on a loose grid of 3 x 3
@@ -46,7 +52,7 @@ def make_image(split: str, index: int) -> NDArray[np.uint8]:
     label = label_of(index)
     cell = _SIDE / _CELLS
     for place in range(_CELLS**2):
-        if rng.random() < 0.2:
+        if rng.random() < _ABSENT:
             continue
         shift = rng.uniform(-0.2, 0.2, 2)
         row, column = _REACH + ((np.array(divmod(place, _CELLS)) + 0.5 + shift) * cell).astype(int)
@@ -61,7 +67,7 @@ def label_of(index: int) -> int:
 
 def _alpha(label: int, rng: np.random.Generator) -> Ints:
     """A copy of the class's glyph, turned, scaled and stretched: cover of each pixel, 0..4, int (P, P)."""
-    angle, radius, stretch = rng.uniform(0, 2 * math.pi), rng.uniform(7.0, 11.0), rng.uniform(0.88, 1.14)
+    angle, radius, stretch = rng.uniform(0, 2 * math.pi), rng.uniform(*_RADII), rng.uniform(0.88, 1.14)
     scale = _GRID / 8 / (radius * _FINE)
     cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
     at = np.arange(2 * _REACH * _FINE) - (_REACH * _FINE - 0.5)
@@ -74,7 +80,7 @@ def _alpha(label: int, rng: np.random.Generator) -> Ints:
 def _ink(rng: np.random.Generator) -> Ints:
     """What a glyph is filled with: stripes of two colours, both light or both dark, int (P, P, 3)."""
     light = rng.random() < 0.5
-    colours = rng.integers(175, 256, (2, 3), np.int32) if light else rng.integers(0, 70, (2, 3), np.int32)
+    colours = rng.integers(_LIGHT, 256, (2, 3), np.int32) if light else rng.integers(0, _DARK, (2, 3), np.int32)
     down, across, period = rng.integers(-3, 4), rng.integers(-3, 4), rng.integers(4, 16)
     at = np.arange(2 * _REACH)
     stripe = (down * at[:, None] + across * at[None]) // period % 2
@@ -107,14 +113,14 @@ def _double(values: Ints) -> Ints:
 def _draw_clutter(canvas: Ints, rng: np.random.Generator) -> None:
     """Lines and dots of any colour, the same for all classes."""
     side = len(canvas)
-    for _ in range(rng.integers(2, 7)):
+    for _ in range(rng.integers(*_LINES)):
         ends = rng.integers(0, side - 2, (2, 2))
         steps = np.arange(64)[:, None]
         rows, columns = (ends[0] + (ends[1] - ends[0]) * steps // 63).T
         colour = rng.integers(0, 256, 3)
         for across in range(rng.integers(1, 3)):
             canvas[rows + across, columns] = colour
-    for row, column, size in rng.integers((0, 0, 1), (side, side, 4), (rng.integers(5, 20), 3)):
+    for row, column, size in rng.integers((0, 0, 1), (side, side, 4), (rng.integers(*_DOTS), 3)):
         canvas[row : row + size, column : column + size] = rng.integers(0, 256, 3)
 
 

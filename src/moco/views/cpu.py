@@ -19,6 +19,7 @@ from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
 from moco.views.reference import blur_kernels
 
+NEGLIGIBLE = 2.0**-25  # a weight of the blur that changes no bit of a float32 sum near 1
 _one_at_a_time = threading.Lock()  # a call uses all threads anyway, and one of numba's thread pools isn't re-entrant
 
 
@@ -53,7 +54,7 @@ def _run(
     box[:, :2] -= window[:, :2]
     stride = 3 * source.widths[images].astype(np.int64)
     begin = source.offsets[images] + window[:, 0] * stride + 3 * window[:, 1]
-    blur, reach = _blur(parameters, size)
+    blur, radius = _blur(parameters, size)
     mean, std = np.array(pipeline.mean), np.array(pipeline.std)
     grey = parameters.grey
     with _one_at_a_time:
@@ -70,7 +71,7 @@ def _run(
                 axis=1,
             ),
             blur,
-            reach,
+            radius,
             np.stack([1 / std, -mean / std]).astype(np.float32),
             int(2 * max(box[:, 2:].max() / size, 1)) + 2,
             min(workers, n),
@@ -80,15 +81,13 @@ def _run(
 
 
 def _blur(parameters: Parameters, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Weights from the centre outwards, float32 (N, 1 + R), and how many the kernel shall use, a multiple of 3."""
+    """Weights from the centre outwards, float32 (N, 1 + R), R a multiple of 3; and how many count, 0 for no blur."""
     rows = np.flatnonzero(parameters.sigma > 0)
-    kernels, radius = blur_kernels(parameters.sigma[rows], size)
-    reach = np.zeros(len(parameters), np.int64)
-    reach[rows] = -(-radius // 3) * 3
-    largest = kernels.shape[1] // 2
-    weights = np.zeros((len(parameters), 1 + reach.max()), np.float32)
-    weights[rows, : 1 + largest] = kernels[:, largest:]
-    return weights, reach
+    kernels, _ = blur_kernels(parameters.sigma[rows], size)
+    reach = kernels.shape[1] // 2
+    weights = np.zeros((len(parameters), 1 + -(-reach // 3) * 3), np.float32)
+    weights[rows, : 1 + reach] = kernels[:, reach:]
+    return weights, (weights[:, 1:] > NEGLIGIBLE).sum(1)
 
 
 def _use_threads() -> int:

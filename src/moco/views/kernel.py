@@ -21,17 +21,20 @@ from moco.views.parameters import BRIGHTNESS, CONTRAST, SATURATION
 BLOCK = 1024  # pixels that the colour operations take at a time: 12 KiB, so that they stay in the first cache
 RED, GREEN, BLUE = (np.float32(weight) for weight in GREY_WEIGHTS)
 U1, U2, U3, U4, U5 = (np.uint64(number) for number in range(1, 6))
-SCALAR = {"contract", "nnan", "ninf", "nsz"}  # no reordered sums: LLVM would make vectors of three or four taps
 ZERO, ONE, TWO, SIX, SIXTH = (np.float32(number) for number in (0, 1, 2, 6, 1 / 6))
+
+compiled = njit(fastmath=True, error_model="numpy")
+# Without reordered sums, or LLVM would make vectors of the three or four taps of a pixel.
+compiled_in_order = njit(fastmath={"contract", "nnan", "ninf", "nsz"}, error_model="numpy")
 
 
 def _cached(function: Callable[..., None]) -> Any:
     """Compile for all threads and keep the machine code on disk, where there is a folder that can be written."""
     try:
-        return njit(parallel=True, fastmath=True, cache=True)(function)
+        return njit(parallel=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # numba's word for "no such folder"
         say("the compiled view kernel can't be kept (set NUMBA_CACHE_DIR to a writable folder): compiling each time")
-        return njit(parallel=True, fastmath=True)(function)
+        return njit(parallel=True, error_model="numpy")(function)
 
 
 @_cached
@@ -44,7 +47,7 @@ def views(
     order: Any,
     switches: Any,
     blur: Any,
-    reach: Any,
+    radius: Any,
     scaling: Any,
     taps: Any,
     workers: int,
@@ -59,8 +62,8 @@ def views(
         windows: int64 (N, 2), height and width of the window.
         factors: float32 (N, 4); order: int8 (N, 4): as in `Parameters`.
         switches: bool (N, 4), grey before the jitter, jitter, grey after it, flip.
-        blur: float32 (N, 1 + R), weights from the centre outwards, zeros behind; reach: int64 (N,), how many beside
-            the centre's are wanted, a multiple of 3; 0 for no blur.
+        blur: float32 (N, 1 + R), weights from the centre outwards, R divides by 3; radius: int64 (N,), how many
+            beside the centre's count, the others are 0; 0 for no blur.
         scaling: float32 (2, 3), what each channel is multiplied with and then added to.
         taps: upper bound of the resampling's taps.
         workers: in how many parts the batch is done.
@@ -73,7 +76,7 @@ def views(
         weights = np.zeros((2, size, taps), np.float32)
         line = np.zeros(3 * windows[:, 1].max() + 4, np.float32)
         picture = np.empty((3, size * size), np.float32)
-        scratch = np.zeros((4, size + 2 * blur.shape[1]), np.float32)
+        spare = np.zeros(size * size + 2 * blur.shape[1], np.float32)
         for i in range(worker * n // workers, (worker + 1) * n // workers):
             for axis in range(2):
                 _resampling(
@@ -83,10 +86,13 @@ def views(
                 _reverse(first[1], count[1], weights[1])
             _crop(pixels, rows[i, 0], rows[i, 1], first, count, weights, line, picture)
             _colours(picture, factors[i], order[i], switches[i])
-            _finish(picture, blur[i, : 1 + reach[i]], scaling, scratch, out[i])
+            if radius[i]:
+                for channel in range(3):
+                    _blur(picture[channel], size, blur[i], radius[i], spare)
+            _store(picture[0], picture[1], picture[2], scaling, out[i].reshape(-1))
 
 
-@njit(fastmath=True)
+@compiled
 def _resampling(start: float, length: float, available: int, first: Any, count: Any, weights: Any) -> None:
     """Per output pixel: the first input pixel that counts, how many do, and their triangle weights."""
     scale = length / first.size
@@ -104,7 +110,7 @@ def _resampling(start: float, length: float, available: int, first: Any, count: 
         first[i], count[i] = low, high - low
 
 
-@njit
+@compiled
 def _reverse(first: Any, count: Any, weights: Any) -> None:
     """Flip the view: its columns are made in the opposite order."""
     first[:] = first[::-1].copy()
@@ -112,14 +118,14 @@ def _reverse(first: Any, count: Any, weights: Any) -> None:
     weights[:] = weights[::-1].copy()
 
 
-@njit(fastmath=True)
+@compiled
 def _part(picture: Any, start: int, length: int) -> Any:
     """Some pixels of the three planes; contiguous, so that loops over them fill vectors."""
     stop = start + length
     return picture[0, start:stop], picture[1, start:stop], picture[2, start:stop]
 
 
-@njit(fastmath=True)
+@compiled
 def _crop(pixels: Any, begin: int, stride: int, first: Any, count: Any, weights: Any, line: Any, picture: Any) -> None:
     """The resampled crop: float32 (3, size * size) in [0, 1]. Rows first: that loop is long and contiguous."""
     size = first.shape[1]
@@ -136,7 +142,7 @@ def _crop(pixels: Any, begin: int, stride: int, first: Any, count: Any, weights:
             _weighted_columns(line, first[1], count[1], weights[1], r, g, b)
 
 
-@njit(fastmath=True)
+@compiled
 def _weighted_rows(pixels: Any, start: int, stride: int, weights: Any, count: int, out: Any) -> None:
     """The weighted sum of `count` rows of the image, / 255."""
     n = out.size
@@ -151,7 +157,7 @@ def _weighted_rows(pixels: Any, start: int, stride: int, weights: Any, count: in
             out[j] += w * np.float32(row[j])
 
 
-@njit(fastmath=SCALAR)
+@compiled_in_order
 def _weighted_columns(line: Any, first: Any, count: Any, weights: Any, r: Any, g: Any, b: Any) -> None:
     """The same along a row of interleaved pixels, and the channels parted."""
     for x in range(first.size):
@@ -166,7 +172,7 @@ def _weighted_columns(line: Any, first: Any, count: Any, weights: Any, r: Any, g
         r[x], g[x], b[x] = red, green, blue
 
 
-@njit(fastmath=SCALAR)
+@compiled_in_order
 def _two_weighted_columns(line: Any, first: Any, weights: Any, r: Any, g: Any, b: Any) -> None:
     """The same where no output pixel has more than two taps: wherever the view is larger than the crop."""
     for x in range(first.size):
@@ -177,7 +183,7 @@ def _two_weighted_columns(line: Any, first: Any, weights: Any, r: Any, g: Any, b
         b[x] = v * line[place + U2] + w * line[place + U5]
 
 
-@njit(fastmath=True)
+@compiled
 def _colours(picture: Any, factors: Any, order: Any, switches: Any) -> None:
     """Grey, the jitter in its drawn order, grey; contrast wants the whole view's mean, so it parts the work."""
     pixels = picture.shape[1]
@@ -209,7 +215,7 @@ def _colours(picture: Any, factors: Any, order: Any, switches: Any) -> None:
             _grey(r, g, b)
 
 
-@njit(fastmath=True)
+@compiled
 def _adjust(operation: int, factors: Any, r: Any, g: Any, b: Any) -> None:
     factor = factors[operation]
     if operation == BRIGHTNESS:
@@ -220,17 +226,17 @@ def _adjust(operation: int, factors: Any, r: Any, g: Any, b: Any) -> None:
         _hue(factor, r, g, b)
 
 
-@njit(fastmath=True)
+@compiled
 def _clamp(x: float) -> float:
     return min(max(x, ZERO), ONE)
 
 
-@njit(fastmath=True)
+@compiled
 def _luma(r: float, g: float, b: float) -> float:
     return RED * r + GREEN * g + BLUE * b
 
 
-@njit(fastmath=True)
+@compiled
 def _grey(r: Any, g: Any, b: Any) -> None:
     for i in range(r.size):
         luma = _luma(r[i], g[i], b[i])
@@ -239,7 +245,7 @@ def _grey(r: Any, g: Any, b: Any) -> None:
         b[i] = luma
 
 
-@njit(fastmath=True)
+@compiled
 def _sum_of_luma(r: Any, g: Any, b: Any) -> float:
     total = ZERO
     for i in range(r.size):
@@ -247,7 +253,7 @@ def _sum_of_luma(r: Any, g: Any, b: Any) -> float:
     return total
 
 
-@njit(fastmath=True)
+@compiled
 def _brightness(factor: float, r: Any, g: Any, b: Any) -> None:
     for i in range(r.size):
         r[i] = _clamp(factor * r[i])
@@ -255,7 +261,7 @@ def _brightness(factor: float, r: Any, g: Any, b: Any) -> None:
         b[i] = _clamp(factor * b[i])
 
 
-@njit(fastmath=True)
+@compiled
 def _contrast(factor: float, mean: float, r: Any, g: Any, b: Any) -> None:
     other = (ONE - factor) * mean
     for i in range(r.size):
@@ -264,7 +270,7 @@ def _contrast(factor: float, mean: float, r: Any, g: Any, b: Any) -> None:
         b[i] = _clamp(factor * b[i] + other)
 
 
-@njit(fastmath=True)
+@compiled
 def _saturation(factor: float, r: Any, g: Any, b: Any) -> None:
     for i in range(r.size):
         other = (ONE - factor) * _luma(r[i], g[i], b[i])
@@ -273,7 +279,7 @@ def _saturation(factor: float, r: Any, g: Any, b: Any) -> None:
         b[i] = _clamp(factor * b[i] + other)
 
 
-@njit(fastmath=True)
+@compiled
 def _hue(turns: float, r: Any, g: Any, b: Any) -> None:
     """As `colour.adjust_hue`: selections instead of branches, so that it fills vectors."""
     shift = SIX * turns
@@ -291,79 +297,90 @@ def _hue(turns: float, r: Any, g: Any, b: Any) -> None:
         b[i] = _clamp(value - chroma * _trapezoid(sector + np.float32(1)))
 
 
-@njit(fastmath=True)
+@compiled
 def _trapezoid(place: float) -> float:
     place -= SIX * np.floor(place * SIXTH)
     return _clamp(min(place, np.float32(4) - place))
 
 
-@njit(fastmath=True)
-def _finish(picture: Any, blur: Any, scaling: Any, scratch: Any, out: Any) -> None:
-    """Blur, normalise, and write with the channels last."""
-    size = out.shape[0]
-    rows = picture.reshape(3, size, size)
-    for y in range(size):
-        line = out[y].reshape(-1)
-        if blur.size == 1:
-            _store(rows[0, y], rows[1, y], rows[2, y], scaling, line)
-        else:
-            for channel in range(3):
-                _blur_row(rows[channel], y, blur, scratch[3], scratch[channel, :size])
-            _store(scratch[0, :size], scratch[1, :size], scratch[2, :size], scaling, line)
+@compiled
+def _blur(plane: Any, size: int, weights: Any, radius: int, spare: Any) -> None:
+    """Blur a plane (size * size,) in place, down and then along; the edges are reflected.
 
-
-@njit(fastmath=True)
-def _blur_row(plane: Any, y: int, blur: Any, padded: Any, out: Any) -> None:
-    """Row `y` of a plane, blurred downwards and then along; the edges are reflected.
-
-    Three taps to each side at a time: one loop for every blur at 64 px, two for the widest at 224 px.
+    Three weights to each side at a time, over as many pixels as lie in one piece: rows far from the edge all at
+    once, and along the rows the whole plane as if it were one, after which the columns near the edge are put right.
     """
-    size, reach = plane.shape[0], blur.size - 1
-    middle = padded[reach : reach + size]
-    for k in range(1, reach, 3):
-        a, b = plane[_reflected(y - k, size)], plane[_reflected(y + k, size)]
-        c, d = plane[_reflected(y - k - 1, size)], plane[_reflected(y + k + 1, size)]
-        e, f = plane[_reflected(y - k - 2, size)], plane[_reflected(y + k + 2, size)]
-        if k == 1:
-            _scaled_pairs(blur, plane[y], a, b, c, d, e, f, middle)
-        else:
-            _add_scaled_pairs(blur[k:], a, b, c, d, e, f, middle)
-    for k in range(1, reach + 1):
-        padded[reach - k] = middle[_reflected(-k, size)]
-        padded[reach + size - 1 + k] = middle[_reflected(size - 1 + k, size)]
+    reach = (radius + 2) // 3 * 3
+    inner = max(size - 2 * reach, 0)
+    down = spare[reach : reach + plane.size]
+    for y in range(reach if inner else size):
+        _blur_down(plane, size, y, 1, weights[: 1 + reach], down)
+    if inner:
+        _blur_down(plane, size, reach, inner, weights[: 1 + reach], down)
+        for y in range(reach + inner, size):
+            _blur_down(plane, size, y, 1, weights[: 1 + reach], down)
     for k in range(1, reach, 3):
         low, high = reach - k, reach + k
-        a, b = padded[low : low + size], padded[high : high + size]
-        c, d = padded[low - 1 : low - 1 + size], padded[high + 1 : high + 1 + size]
-        e, f = padded[low - 2 : low - 2 + size], padded[high + 2 : high + 2 + size]
-        if k == 1:
-            _scaled_pairs(blur, middle, a, b, c, d, e, f, out)
-        else:
-            _add_scaled_pairs(blur[k:], a, b, c, d, e, f, out)
+        a, b = spare[low : low + plane.size], spare[high : high + plane.size]
+        c, d = spare[low - 1 : low - 1 + plane.size], spare[high + 1 : high + 1 + plane.size]
+        e, f = spare[low - 2 : low - 2 + plane.size], spare[high + 2 : high + 2 + plane.size]
+        _add_pairs(k == 1, weights[0], weights[k : k + 3], down, a, b, c, d, e, f, plane)
+    for y in range(size):
+        _blur_ends(down[y * size : (y + 1) * size], weights[: 1 + radius], plane[y * size : (y + 1) * size])
 
 
-@njit
+@compiled
+def _blur_down(plane: Any, size: int, y: int, rows: int, weights: Any, out: Any) -> None:
+    """Rows from `y` on, blurred with those above and below."""
+    n = rows * size
+    target = out[y * size : y * size + n]
+    for k in range(1, weights.size, 3):
+        a, b = _rows(plane, size, y - k, n), _rows(plane, size, y + k, n)
+        c, d = _rows(plane, size, y - k - 1, n), _rows(plane, size, y + k + 1, n)
+        e, f = _rows(plane, size, y - k - 2, n), _rows(plane, size, y + k + 2, n)
+        _add_pairs(k == 1, weights[0], weights[k : k + 3], _rows(plane, size, y, n), a, b, c, d, e, f, target)
+
+
+@compiled
+def _rows(plane: Any, size: int, y: int, pixels: int) -> Any:
+    start = _reflected(y, size) * size
+    return plane[start : start + pixels]
+
+
+@compiled
+def _blur_ends(row: Any, weights: Any, out: Any) -> None:
+    """The first and last pixels of a row, which the edges are reflected for."""
+    size, radius = row.size, weights.size - 1
+    for x in range(min(2 * radius, size)):
+        x = x if x < radius else x + max(size - 2 * radius, 0)
+        total = weights[0] * row[x]
+        for k in range(1, radius + 1):
+            total += weights[k] * (row[_reflected(x - k, size)] + row[_reflected(x + k, size)])
+        out[x] = total
+
+
+@compiled
 def _reflected(place: int, size: int) -> int:
     """Where a row or column beyond the edge is read; those that only weights of 0 ask for can be anywhere."""
     place = abs(place)
     return place if place < size else max(2 * (size - 1) - place, 0)
 
 
-@njit(fastmath=True)
-def _scaled_pairs(w: Any, centre: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, out: Any) -> None:
-    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
-    for i in range(out.size):
-        out[i] = w0 * centre[i] + w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
-
-
-@njit(fastmath=True)
-def _add_scaled_pairs(w: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, out: Any) -> None:
+@compiled
+def _add_pairs(
+    begin: bool, w0: float, w: Any, centre: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, out: Any
+) -> None:
+    """Add three weighted pairs to `out`; to begin with, it is the weighted centre."""
     w1, w2, w3 = w[0], w[1], w[2]
-    for i in range(out.size):
-        out[i] += w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
+    if begin:
+        for i in range(out.size):
+            out[i] = w0 * centre[i] + w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
+    else:
+        for i in range(out.size):
+            out[i] += w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
 
 
-@njit(fastmath=True)
+@compiled
 def _store(r: Any, g: Any, b: Any, scaling: Any, out: Any) -> None:
     """Normalised and interleaved."""
     scale, add = scaling[0], scaling[1]

@@ -1,0 +1,66 @@
+"""Split batch-norm behaves like that many devices, each with its part of the batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from moco import MoCo
+from moco.errors import UserError
+from moco.model.batchnorm import SplitBatchNorm2d, split_batchnorm
+
+
+def test_each_part_is_normalised_as_on_a_device_of_its_own() -> None:
+    plain = nn.BatchNorm2d(5)
+    nn.init.uniform_(plain.weight)
+    nn.init.uniform_(plain.bias)
+    split = SplitBatchNorm2d(5, splits=4)
+    split.load_state_dict(plain.state_dict())
+    images = torch.randn(12, 5, 6, 7)
+    devices = [copy.deepcopy(plain) for _ in range(4)]
+    expected = torch.cat([device(part) for device, part in zip(devices, images.chunk(4))])
+    torch.testing.assert_close(split(images), expected)
+    for name in ("running_mean", "running_var"):
+        mean = torch.stack([getattr(device, name) for device in devices]).mean(0)
+        torch.testing.assert_close(getattr(split, name), mean)
+    assert split.num_batches_tracked == 1
+
+
+def test_evaluation_and_state_are_those_of_plain_batchnorm() -> None:
+    split = SplitBatchNorm2d(5, splits=4)
+    split(torch.randn(8, 5, 3, 3))
+    plain = nn.BatchNorm2d(5)
+    plain.load_state_dict(split.state_dict())
+    images = torch.randn(3, 5, 4, 4)
+    assert torch.equal(split.eval()(images), plain.eval()(images))
+
+
+def test_every_batchnorm_of_a_network_is_replaced() -> None:
+    network = split_batchnorm(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))), 2)
+    assert sum(isinstance(m, SplitBatchNorm2d) for m in network.modules()) == 2
+
+
+def test_networks_without_batchnorm_are_refused() -> None:
+    with pytest.raises(UserError, match="none"):
+        split_batchnorm(nn.Conv2d(3, 3, 1), 2)
+    with pytest.raises(UserError, match="SyncBatchNorm"):
+        split_batchnorm(nn.Sequential(nn.SyncBatchNorm(3)), 2)
+
+
+def test_keys_are_shuffled_between_the_parts_and_put_back() -> None:
+    torch.manual_seed(1)
+    model = MoCo(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 4, 16, bn_splits=2)
+    images, order = torch.rand(6, 3, 4, 4), torch.tensor([5, 2, 0, 1, 4, 3])
+    keys = model.keys(images, order)
+    for part in order.chunk(2):  # each part is its own little batch
+        alone = MoCo.encode(copy.deepcopy(model.encoder_k), torch.cat([images[part]] * 2))[:3]
+        torch.testing.assert_close(keys[part], alone)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    model = MoCo("resnet18", 4, 16, bn_splits=4)
+    with pytest.raises(UserError, match="divide"):
+        model.keys(torch.rand(6, 3, 32, 32))

@@ -1,0 +1,115 @@
+"""The order of the step: momentum update, keys, logits against the old queue, gradient step, enqueue."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from moco import MoCo
+from moco.config import OptimizerConfig, RuntimeConfig
+from moco.errors import TrainingFailed
+from moco.model.loss import info_nce
+from moco.runtime import Runtime
+from moco.train.guard import FiniteGuard
+from moco.train.optimizer import build_optimizer
+from moco.train.step import train_step
+
+
+def parts(symmetric: bool = False) -> tuple[MoCo, torch.optim.Optimizer, Runtime]:
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = MoCo(backbone, dim=4, queue_size=12, momentum=0.5)
+    return model, build_optimizer(model, OptimizerConfig(lr=0.5)), Runtime(RuntimeConfig("cpu", "float32"))
+
+
+def views() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
+
+
+def test_the_order_is_the_papers() -> None:
+    model, optimizer, runtime = parts()
+    with torch.no_grad():  # query and key encoder differ, so that the order shows
+        for p in model.encoder_q.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    before = copy.deepcopy(model)
+    first, second = views()
+    stats = train_step(model, optimizer, runtime, (first, second), None, False, lambda loss: None)
+
+    before.update_key_encoder()
+    logits, keys = before(first, second)
+    torch.testing.assert_close(stats.loss, info_nce(logits).detach())
+    torch.testing.assert_close(model.queue[:4], keys)
+    assert torch.equal(model.queue[4:], before.queue[4:])
+    for new, old in zip(model.encoder_k.parameters(), before.encoder_k.parameters()):
+        assert torch.equal(new, old)  # moved before the gradient step, and not by it
+    assert any(not torch.equal(n, o) for n, o in zip(model.encoder_q.parameters(), before.encoder_q.parameters()))
+
+
+def test_a_positive_is_never_among_its_own_negatives() -> None:
+    model, optimizer, runtime = parts()
+    first, second = views()
+    seen: list[torch.Tensor] = []
+    model.register_forward_hook(lambda m, i, output: seen.append(m.queue.clone()))
+    train_step(model, optimizer, runtime, (first, second), None, False, lambda loss: None)
+    similarity = model.queue[:4] @ seen[0].T
+    assert similarity.max() < 1 - 1e-4
+
+
+def test_symmetric_uses_each_view_as_query_and_key() -> None:
+    model, optimizer, runtime = parts()
+    before = copy.deepcopy(model)
+    first, second = views()
+    stats = train_step(model, optimizer, runtime, (first, second), None, True, lambda loss: None)
+    before.update_key_encoder()
+    a, key_a = before(first, second)
+    b, key_b = before(second, first)
+    torch.testing.assert_close(stats.loss, ((info_nce(a) + info_nce(b)) / 2).detach())
+    torch.testing.assert_close(model.queue[:8], torch.cat([key_a, key_b]))
+
+
+def test_a_non_finite_loss_never_reaches_the_weights() -> None:
+    model, optimizer, runtime = parts()
+    guard = FiniteGuard(optimizer, runtime.device)
+    guard.step, guard.lr = 41, 0.5
+    before = [p.clone() for p in model.encoder_q.parameters()]
+    first, second = views()
+    with pytest.raises(TrainingFailed, match=r"step 41 \(lr 0.5\)"):
+        train_step(model, optimizer, runtime, (first * float("nan"), second), None, False, guard)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.encoder_q.parameters()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_cuda_a_non_finite_loss_leaves_the_weights_and_is_named_later() -> None:
+    model, _, _ = parts()
+    runtime = Runtime(RuntimeConfig("cuda", "float32"))
+    model.to(runtime.device)
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.5))
+    guard = FiniteGuard(optimizer, runtime.device)
+    before = [p.clone() for p in model.encoder_q.parameters()]
+    for step, scale in enumerate((float("nan"), 1.0)):
+        guard.step = step
+        first, second = (v.to(runtime.device) for v in views())
+        train_step(model, optimizer, runtime, (first * scale, second), None, False, guard)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.encoder_q.parameters()))
+    with pytest.raises(TrainingFailed, match="step 0"):
+        guard.check()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_cuda_a_step_never_waits_for_the_device() -> None:
+    model, _, _ = parts()
+    runtime = Runtime(RuntimeConfig("cuda"))
+    model.to(runtime.device)
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.5))
+    guard = FiniteGuard(optimizer, runtime.device)
+    batch = tuple(v.to(runtime.device) for v in views())
+    train_step(model, optimizer, runtime, batch, None, True, guard)  # type: ignore[arg-type]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train_step(model, optimizer, runtime, batch, None, True, guard)  # type: ignore[arg-type]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
