@@ -7,7 +7,7 @@ from typing import Any
 
 from moco.commands.parsing import Parser
 from moco.commands.recipes import RecipeAction, recipe_first
-from moco.config import Config
+from moco.config import Config, from_dict
 from moco.console import say
 
 
@@ -37,7 +37,7 @@ class RecipeParser(Parser):
         return "folder-cpu", "no CUDA GPU is here"
 
 
-def config_of(parser: RecipeParser, args: Any) -> Config:
+def config_of(args: Any) -> Config:
     """The frozen record of parsed `args`."""
-    built = parser.instantiate_classes(args)
-    return Config(**{f.name: built[f.name] for f in fields(Config)})
+    values = args.as_dict()
+    return from_dict({f.name: values[f.name] for f in fields(Config)})

@@ -22,6 +22,7 @@ class Parser(jsonargparse.ArgumentParser):
             description=description,
             epilog=f"example:  {example}",
             exit_on_error=False,
+            allow_abbrev=False,
             **kwargs,
         )
 

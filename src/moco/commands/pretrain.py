@@ -47,7 +47,7 @@ def parser() -> RecipeParser:
 
 def run(args: Any) -> None:
     """Start or continue a run. Raises `UserError` before anything is made if something can't be right."""
-    config = config_of(parser(), args)
+    config = config_of(args)
     check(config)
     if "resume" in args:
         _resume(config, args)

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from moco.config import StoreConfig
 from moco.console import say
 from moco.data import catalog, shapes
-from moco.data.folder import fingerprint, scan
+from moco.data.cache import change, clear_abandoned, locked, remember
+from moco.data.folder import fingerprint, parts, scan
+from moco.data.item import printable
 from moco.data.layout import Layout, Split, arrange
 from moco.data.pack import pack_arrays, pack_items
 from moco.data.store import FORMAT, Dataset, Store
-from moco.errors import UserError
+from moco.errors import UserError, nearest
+from moco.files import sync_folder
 
 
 def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Dataset:
     """The data set that `spec` names, packed at `short_side` pixels and mapped.
 
-    The store is keyed by the files' names, sizes and times, so a changed folder is packed anew and an
-    unchanged one is not read again. Of two runs that start at once, one packs and the other waits.
-    Raises `UserError` for anything that can't be read as a data set.
+    The store is keyed by the files' names, sizes and times, so a changed folder is packed anew (with a line
+    that says so) and an unchanged one is not read again. A damaged store is packed again. Of two runs that
+    start at once, one packs and the other waits. A packed store needs no write access.
+    Raises `UserError` for anything that can't be read as a data set, and where the cache can't be written.
     """
     if not spec:
         raise UserError("no data: give --data FOLDER (or a .tar, or the built-in `shapes`)")
     cache = cache_folder(config)
-    if spec == "shapes":
-        size = shapes.SIZES["train"], shapes.SIZES["val"]
-        folder = _packed(cache, _key("shapes", shapes.VERSION, *size), _pack_shapes)
-        note = f"built-in shapes: {size[0]} train and {size[1]} validation images, {len(shapes.CLASSES)} classes"
-    else:
-        if spec in catalog.DATASETS and not Path(spec).exists():
-            spec = str(catalog.find(spec))
-        items = scan(spec)
-        layout = arrange(items, config.labels, config.holdout)
-        parts = (fingerprint(items), short_side, config.labels, config.holdout)
-        folder = _packed(cache, _key(*parts), lambda path: _pack_layout(path, layout, short_side, config.max_bad))
-        note = layout.note
-    val = folder / "val"
-    return Dataset(Store.open(folder / "train"), Store.open(val) if val.exists() else None, note)
+    source = _shapes() if spec == "shapes" else _files(spec, config, short_side)
+    stores = _mapped(cache / source.key, source)
+    if stores is None:
+        stores = _packed(cache, source)
+    return Dataset(stores["train"], stores.get("val"), source.note)
 
 
 def cache_folder(config: StoreConfig) -> Path:
@@ -51,58 +45,122 @@ def cache_folder(config: StoreConfig) -> Path:
     return Path(config.cache or os.environ.get("MOCO_CACHE") or Path.home() / ".cache" / "moco").expanduser()
 
 
-def _key(*parts: object) -> str:
-    return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:20]
+@dataclass(frozen=True)
+class _Source:
+    """What is to be packed.
+
+    Attributes:
+        name: what a person calls it.
+        identity: the same for the same place packed in the same way, whatever is there now.
+        key: the same for the same pictures packed in the same way.
+        counts: images by split.
+        pack: writes the store of one split into a folder.
+        note: one line on how it was read.
+    """
+
+    name: str
+    identity: str
+    key: str
+    counts: dict[str, int]
+    pack: Callable[[str, Path], None]
+    note: str
 
 
-def _packed(cache: Path, key: str, pack: Callable[[Path], None]) -> Path:
-    """The folder of the store `key`, made by `pack(folder)` if it isn't there."""
-    folder = cache / key
-    with _locked(cache, key):
-        if folder.exists():
-            return folder
-        temporary = cache / f"{key}.partial"
-        shutil.rmtree(temporary, ignore_errors=True)
+def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
+    path = _place(spec)
+    items = scan(path)
+    layout = arrange(items, config.labels, config.holdout)
+    how = (short_side, config.labels, config.holdout)
+    where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
+    return _Source(
+        name=printable(spec),
+        identity=_key(where, *how),
+        key=_key(fingerprint(items), *how),
+        counts={name: len(split.items) for name, split in _splits(layout).items()},
+        pack=lambda split, folder: _pack_split(folder, layout, split, short_side, config.max_bad),
+        note=layout.note,
+    )
+
+
+def _splits(layout: Layout) -> dict[str, Split]:
+    return {"train": layout.train} if layout.val is None else {"train": layout.train, "val": layout.val}
+
+
+def _pack_split(folder: Path, layout: Layout, split: str, short_side: int, max_bad: float) -> None:
+    chosen = _splits(layout)[split]
+    pack_items(folder, chosen.items, chosen.labels, layout.classes, short_side, max_bad, split)
+
+
+def _place(spec: str) -> str:
+    """The path that `spec` names: itself, or where a data set of the catalog was downloaded to."""
+    if os.path.lexists(spec) or not spec.isidentifier():
+        return spec
+    if spec not in catalog.DATASETS:
+        known = nearest(spec, catalog.DATASETS)
+        raise UserError(f"--data {spec}: no such folder, and no data set of this name: {known}")
+    return str(catalog.find(spec))
+
+
+def _shapes() -> _Source:
+    counts = shapes.SIZES
+    key = _key("shapes", shapes.VERSION, counts["train"], counts["val"])
+    text = f"{counts['train']} train and {counts['val']} validation images, {len(shapes.CLASSES)} classes"
+    return _Source("shapes", _key("shapes"), key, counts, _pack_shapes, f"built-in shapes: {text}")
+
+
+def _pack_shapes(split: str, folder: Path) -> None:
+    numbers = range(shapes.SIZES[split])
+    images = ((f"{split}/{i}", shapes.make_image(split, i), shapes.label_of(i)) for i in numbers)
+    pack_arrays(folder, images, list(shapes.CLASSES))
+
+
+def _key(*what: object) -> str:
+    return hashlib.sha256(repr((FORMAT, *what)).encode(errors="surrogateescape")).hexdigest()[:20]
+
+
+def _mapped(folder: Path, source: _Source, report: bool = False) -> dict[str, Store] | None:
+    """The stores of each split, None if they aren't there or damaged; `report` says which damage."""
+    if not folder.exists():
+        return None
+    try:
+        return {split: Store.open(folder / split) for split in source.counts}
+    except UserError as error:
+        if report:
+            say(f"{error}: packing it again")
+        return None
+
+
+def _packed(cache: Path, source: _Source) -> dict[str, Store]:
+    """The stores, packed into the cache unless another run does so in this moment."""
+    folder = cache / source.key
+    with locked(cache, source.key):
+        stores = _mapped(folder, source, report=True)
+        if stores is not None:
+            return stores
+        said = change(cache, source.identity, source.key, sum(source.counts.values()))
+        if said:
+            say(f"{source.name} {said}: packing it again")
+        clear_abandoned(cache)
         try:
-            pack(temporary)
-            temporary.rename(folder)
+            _pack_whole(folder, source)
+            remember(cache, source.identity, source.key, source.name, sum(source.counts.values()))
         except OSError as error:
-            raise UserError(
-                f"can't pack into {cache}: {error.strerror or error} (--store.cache DIR elsewhere?)"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+            reason = error.strerror or error
+            raise UserError(f"can't pack into {cache}: {reason} (--store.cache DIR elsewhere?)") from error
+    return {split: Store.open(folder / split) for split in source.counts}
 
 
-@contextlib.contextmanager
-def _locked(cache: Path, key: str) -> Iterator[None]:
-    """Hold the store's lock; the kernel lets go of it when the process ends, however it ends."""
+def _pack_whole(folder: Path, source: _Source) -> None:
+    """Make `folder` with all splits, or nothing; whatever was there is replaced."""
+    temporary = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        handle = os.open(cache / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"can't write the cache {cache}: {error.strerror} (give --store.cache DIR)") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another run is packing this data set, waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        for split in source.counts:
+            source.pack(split, temporary / split)
+        sync_folder(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
     finally:
-        os.close(handle)
-
-
-def _pack_layout(folder: Path, layout: Layout, short_side: int, max_bad: float) -> None:
-    splits: dict[str, Split] = {"train": layout.train}
-    if layout.val is not None:
-        splits["val"] = layout.val
-    for name, split in splits.items():
-        pack_items(folder / name, split.items, split.labels, layout.classes, short_side, max_bad, name)
-
-
-def _pack_shapes(folder: Path) -> None:
-    for split, count in shapes.SIZES.items():
-        images = ((f"{split}/{i}", shapes.make_image(split, i), shapes.label_of(i)) for i in range(count))
-        pack_arrays(folder / split, images, list(shapes.CLASSES))
+        shutil.rmtree(temporary, ignore_errors=True)

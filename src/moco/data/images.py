@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
-import zlib
 import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-MAX_PIXELS = 178_956_970  # Pillow's own limit, above which a file is taken for a decompression bomb
+# The only readers that ever see a file, whatever its name says: Pillow's others include one that runs Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's readers raise over damaged bytes: named one by one, so that nothing else passes for damage.
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError, AttributeError, AssertionError, MemoryError,
+    ArithmeticError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class BadImage(Exception):
@@ -23,47 +42,73 @@ def decode(content: bytes, short_side: int) -> NDArray[np.uint8]:
     """uint8 RGB (H, W, 3) with the short side at `short_side` pixels, or the source's size if smaller.
 
     EXIF rotation is applied, transparency is put on white, of an animation the first frame is taken, 16 bits
-    become 8. JPEGs are decoded at a reduced size where that is still at least the target. Raises `BadImage`.
+    become 8, 32-bit numbers are stretched to their range. JPEGs are decoded at a reduced size where that is
+    still at least the target. Raises `BadImage`, also for more pixels than Pillow takes for a decompression
+    bomb (twice `PIL.Image.MAX_IMAGE_PIXELS`).
     """
+    if not content:
+        raise BadImage("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"{image.width} x {image.height} pixels is too large")
-            image.draft("RGB", _scaled(image.size, short_side))
-            image = ImageOps.exif_transpose(image)
-            image = to_rgb(image)
-    except BadImage:
-        raise
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, KeyError, IndexError, MemoryError) as error:
+        image = to_rgb(_upright(content, short_side))
+        target = _scaled(image.size, short_side)
+        if target != image.size:
+            image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return np.asarray(image)
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"not an image ({', '.join(FORMATS)})") from None
+    except _DAMAGE as error:
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
-    except (
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-        ArithmeticError,
-        RuntimeError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        raise BadImage(" ".join(str(error).split())) from error
-    target = _scaled(image.size, short_side)
-    if min(image.size) > short_side:
-        image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(image)
+
+
+@contextlib.contextmanager
+def without_remarks() -> Iterator[None]:
+    """Keep Pillow's warnings (odd EXIF, a large picture) off the screen while many files are decoded.
+
+    Python's warning filters belong to the whole process: enter it once around the threads, not inside them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB: 16-bit scaled, transparency on white, CMYK and palettes converted."""
+    """Any Pillow mode to RGB: more than 8 bits scaled, transparency on white, CMYK and palettes converted."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float32)
-        peak = 65535.0 if values.max(initial=0.0) > 255 else 255.0
-        image = Image.fromarray((values.clip(0, peak) * (255.0 / peak)).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _upright(content: bytes, short_side: int) -> Image.Image:
+    """The first frame, turned as its EXIF says, at least `short_side` on the short side if the source is."""
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if 0 in image.size:
+        raise BadImage("it has no pixels")
+    image.draft("RGB", _scaled(image.size, short_side))
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """EXIF's orientation; 1, upright, where there is none or the EXIF block is damaged: the pixels are fine."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+
+
+def _eight_bits(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
+    """Whole numbers of 16 bits by their full scale; any others, floats too, from their least to their greatest."""
+    with np.errstate(invalid="ignore"):  # NaN, which becomes 0
+        levels = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = 0.0, 65535.0
+    if mode == "F" or levels.min() < low or levels.max() > high:
+        low, high = levels.min(), levels.max()
+    return ((levels - low) * (255.0 / max(high - low, 1e-300))).round().astype(np.uint8)
 
 
 def _scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:

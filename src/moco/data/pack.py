@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.console import progress_bar, say
-from moco.data.folder import Item
-from moco.data.images import BadImage, decode
-from moco.data.store import FORMAT
+from moco.data.images import BadImage, decode, without_remarks
+from moco.data.item import Item, printable
+from moco.data.parallel import in_order
+from moco.data.store import FORMAT, TABLES, digest_of
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
 
 Pixels = NDArray[np.uint8]
-MIN_BAD = 10  # a handful of bad files never stops a small folder
+MIN_BAD = 10  # a handful of bad files never stops a small folder, unless none is allowed at all
+NAMED = 10  # bad files named in one line
 
 
 @dataclass
 class Writer:
-    """Appends images to the files of one store; `finish` makes it whole."""
+    """Appends images to the files of one store; `finish` makes it whole, `close` after either end."""
 
     folder: Path
     names: list[str] = field(default_factory=list)
@@ -54,24 +56,28 @@ class Writer:
         self.offsets.append(self.bytes)
         self.bytes += len(content)
 
-    def finish(self, classes: list[str], skipped: dict[str, str]) -> None:
-        """Write the tables and the manifest, and sync everything."""
+    def finish(self, classes: list[str], skipped: list[tuple[str, str]]) -> None:
+        """Write the tables and the manifest, and sync everything. `skipped` has (name, reason) pairs."""
         self._file.seek(0)
         _write_header(self._file, self.bytes)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        tables = {
-            "offsets": np.asarray(self.offsets, np.int64),
-            "sizes": np.asarray(self.sizes, np.int32).reshape(-1, 2),
-            "labels": np.asarray(self.labels, np.int64),
-        }
-        for name, table in tables.items():
-            np.save(self.folder / f"{name}.npy", table)
+        tables: tuple[NDArray[Any], ...] = (
+            np.asarray(self.offsets, np.int64),
+            np.asarray(self.sizes, np.int32).reshape(-1, 2),
+            np.asarray(self.labels, np.int64),
+        )
+        for name, table in zip(TABLES, tables, strict=True):
+            with (self.folder / f"{name}.npy").open("wb") as file:
+                np.save(file, table)
+                file.flush()
+                os.fsync(file.fileno())
             self._digest.update(table.tobytes())
         manifest = {
             "format": FORMAT,
             "bytes": self.bytes,
+            "tables": digest_of(*tables),
             "fingerprint": self._digest.hexdigest(),
             "classes": classes,
             "skipped": skipped,
@@ -80,8 +86,8 @@ class Writer:
         write_json(self.folder / "manifest.json", manifest)
         sync_folder(self.folder)
 
-    def abandon(self) -> None:
-        """Close the file of a store that won't be finished."""
+    def close(self) -> None:
+        """Close the file, of a store that won't be finished too."""
         self._file.close()
 
 
@@ -96,27 +102,28 @@ def pack_items(
     """Decode `items` on all cores into a store at `folder`.
 
     Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the
-    share `max_bad` is bad, or nothing is left.
+    share `max_bad` is bad, or nothing is left; `OSError` where the disk is full.
     """
-    writer = Writer(folder)
-    skipped: dict[str, str] = {}
-    limit = max(int(max_bad * len(items)), min(MIN_BAD, len(items) - 1))
+    skipped: list[tuple[str, str]] = []
+    limit = _most_bad(len(items), max_bad)
     started = time.perf_counter()
-    try:
-        with progress_bar("images/s") as bar:
-            task = bar.add_task(f"packing {what}", total=len(items), rate="")
-            for done, (item, label, pixels) in enumerate(zip(items, labels, _decoded(items, short_side)), 1):
-                if isinstance(pixels, str):
-                    skipped[item.name] = pixels
-                    if len(skipped) > limit:
-                        raise UserError(_too_many(skipped, done))
-                else:
-                    writer.add(item.name, pixels, label)
-                if done % 50 == 0 or done == len(items):
-                    bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
+    with (
+        contextlib.closing(Writer(folder)) as writer,
+        contextlib.closing(in_order(partial(_load, short_side=short_side), items)) as decoded,
+        without_remarks(),
+        progress_bar("images/s") as bar,
+    ):
+        task = bar.add_task(f"packing {what}", total=len(items), rate="")
+        for done, (item, label, pixels) in enumerate(zip(items, labels, decoded), 1):
+            if isinstance(pixels, str):
+                skipped.append((item.name, pixels))
+                if len(skipped) > limit:
+                    raise UserError(_too_many(skipped, done))
+            else:
+                writer.add(item.name, pixels, label)
+            if done % 50 == 0 or done == len(items):
+                bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
         writer.finish(classes, skipped)
-    finally:
-        writer.abandon()
     seconds = time.perf_counter() - started
     say(f"packed {len(writer.names)} {what} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
     if skipped:
@@ -125,23 +132,19 @@ def pack_items(
 
 def pack_arrays(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes: list[str]) -> None:
     """Store images that are arrays already, (name, uint8 (H, W, 3), label) each."""
-    writer = Writer(folder)
-    try:
+    with contextlib.closing(Writer(folder)) as writer:
         for name, pixels, label in images:
             writer.add(name, pixels, label)
-        writer.finish(classes, {})
-    finally:
-        writer.abandon()
+        writer.finish(classes, [])
 
 
-def _decoded(items: list[Item], short_side: int) -> Iterator[Pixels | str]:
-    """Each item's pixels, or why there are none, in order; decoded by all cores a bounded way ahead."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        yield from _in_order(pool, items, lambda item: _load(item, short_side), ahead=16 * cores)
+def _most_bad(count: int, share: float) -> int:
+    """How many of `count` images may be bad: the share of them, or a handful of a small folder; never all."""
+    return min(max(int(share * count), MIN_BAD if share > 0 else 0), count - 1)
 
 
 def _load(item: Item, short_side: int) -> Pixels | str:
+    """The item's pixels, or why there are none."""
     try:
         return decode(item.read(), short_side)
     except BadImage as error:
@@ -150,27 +153,11 @@ def _load(item: Item, short_side: int) -> Pixels | str:
         return error.strerror or str(error)
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, items: list[Item], work: Callable[[Item], Pixels | str], ahead: int
-) -> Iterator[Pixels | str]:
-    waiting: deque[Future[Pixels | str]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _too_many(skipped: dict[str, str], seen: int) -> str:
+def _too_many(skipped: list[tuple[str, str]], seen: int) -> str:
     return f"{len(skipped)} of the first {seen} images are bad, too many (--store.max_bad): {_listed(skipped)}"
 
 
-def _listed(skipped: dict[str, str], most: int = 10) -> str:
-    shown = [f"{ascii(name)[1:-1]} ({reason})" for name, reason in list(skipped.items())[:most]]
-    more = f", and {len(skipped) - most} more" if len(skipped) > most else ""
+def _listed(skipped: list[tuple[str, str]]) -> str:
+    shown = [f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]]
+    more = f", and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
     return ", ".join(shown) + more

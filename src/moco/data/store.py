@@ -4,23 +4,32 @@
     offsets.npy  int64 (N,)       where each begins
     sizes.npy    int32 (N, 2)     height, width
     labels.npy   int64 (N,)       class number, -1 where unknown
-    manifest.json                 names, classes, fingerprints, what was skipped
+    manifest.json                 format   number of this layout, `FORMAT`
+                                  bytes    length of pixels.npy's array
+                                  tables   SHA-256 of the three tables' values, in the order above
+                                  fingerprint  SHA-256 of the pixels, then the three tables' values
+                                  classes  class names; empty without labels
+                                  names    path of each image inside the source
+                                  skipped  [path, reason] of each file that was no readable image
 
 Any program that reads numpy's format reads it: `pixels[o : o + h * w * 3].reshape(h, w, 3)`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import UserError
-from moco.files import read_json
 
-FORMAT = 1
+FORMAT = 2
+TABLES = ("offsets", "sizes", "labels")
 
 
 @dataclass(frozen=True)
@@ -61,27 +70,50 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Map the store in `folder`. Raises `UserError` if it is damaged."""
-        manifest = read_json(folder / "manifest.json", "packed store")
+        """Map the store in `folder`.
+
+        Raises `UserError` if it is damaged: not the files, lengths or tables that were written. The pixels
+        themselves are not read.
+        """
         try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
             # "c": torch wants writable memory; nothing writes, so the pages stay shared.
-            pixels = np.load(folder / "pixels.npy", mmap_mode="c")
-            sizes = np.load(folder / "sizes.npy")
-            store = cls(
+            pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="c")
+            offsets, sizes, labels = (_read(folder / f"{name}.npy") for name in TABLES)
+            intact = (
+                manifest["format"] == FORMAT
+                and (pixels.dtype, pixels.shape) == (np.uint8, (manifest["bytes"],))
+                and manifest["tables"] == digest_of(offsets, sizes, labels)
+                and len(manifest["names"]) == len(offsets)
+            )
+            if not intact:
+                raise ValueError("its parts don't belong together")
+            return cls(
                 pixels=pixels,
-                offsets=np.load(folder / "offsets.npy"),
+                offsets=offsets,
                 heights=sizes[:, 0].copy(),
                 widths=sizes[:, 1].copy(),
-                labels=np.load(folder / "labels.npy"),
+                labels=labels,
                 names=manifest["names"],
                 classes=manifest["classes"],
                 fingerprint=manifest["fingerprint"],
             )
-        except (OSError, ValueError, KeyError, IndexError) as error:
-            raise UserError(f"packed store {folder} is damaged ({error}): delete it and run again") from error
-        if len(pixels) != manifest["bytes"] or len(store) != len(store.names):
-            raise UserError(f"packed store {folder} is incomplete: delete it and run again")
-        return store
+        except (OSError, ValueError, EOFError, TypeError, LookupError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(f"packed store {folder} is damaged ({reason})") from error
+
+
+def digest_of(*tables: NDArray[np.generic]) -> str:
+    """SHA-256 of the tables' values, hex."""
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(table.tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 @dataclass(frozen=True)

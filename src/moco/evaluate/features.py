@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,42 +11,73 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moco.console import progress_bar
 from moco.runtime import Runtime
 from moco.views.make import evaluation_view
 from moco.views.ragged import Ragged
 
 BATCH = 256
+MakeView = Callable[[NDArray[np.int64]], Tensor]
 
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """`module` in evaluation mode, without gradients; its mode is put back afterwards."""
-    training = module.training
+    """`module` in evaluation mode, without gradients; the mode of each of its parts is put back afterwards."""
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         with torch.no_grad():
             yield module
     finally:
-        module.train(training)
+        for part in training:
+            part.training = True
 
 
-def features_of(backbone: nn.Module, source: Ragged, size: int, runtime: Runtime, batch_size: int = BATCH) -> Tensor:
+def features_of(
+    backbone: nn.Module,
+    source: Ragged,
+    size: int,
+    runtime: Runtime,
+    batch_size: int = BATCH,
+    progress: str | None = None,
+) -> Tensor:
     """Features of the centre view of every image, float32 (N, F), on the runtime's device."""
-    return extract(backbone, len(source), lambda images: evaluation_view(source, images, size), runtime, batch_size)
+
+    def view(images: NDArray[np.int64]) -> Tensor:
+        return evaluation_view(source, images, size)
+
+    return extract(backbone, len(source), view, runtime, batch_size, progress)
 
 
 def extract(
     backbone: nn.Module,
     count: int,
-    view: Callable[[NDArray[np.int64]], Tensor],
+    view: MakeView,
     runtime: Runtime,
     batch_size: int = BATCH,
+    progress: str | None = None,
 ) -> Tensor:
-    """Features of `view(images)` for images 0..count-1 in batches, float32 (count, F)."""
+    """Features of `view(images)` for images 0..count-1 in batches, float32 (count, F).
+
+    The last batch may be smaller. `progress` names the bar to show; without it nothing is shown.
+    """
     parts = []
-    with frozen(backbone), runtime.autocast():
+    with frozen(backbone), runtime.autocast(), _shown(progress, count) as show:
         for start in range(0, count, batch_size):
             images = np.arange(start, min(start + batch_size, count))
             views = view(images).contiguous(memory_format=torch.channels_last)
             parts.append(backbone(views).float())
+            show(start + len(images))
     return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def _shown(name: str | None, count: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of images done: it moves the bar called `name`, if there is one."""
+    if name is None:
+        yield lambda done: None
+        return
+    began = time.perf_counter()
+    with progress_bar("images/s") as bar:
+        task = bar.add_task(name, total=count, rate="")
+        yield lambda done: bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - began):,.0f}")

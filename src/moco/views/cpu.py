@@ -40,43 +40,27 @@ def available() -> bool:
 
 
 def _run(
-    kernel: Callable[..., None],
-    source: Ragged,
-    images: NDArray[np.int64],
-    parameters: Parameters,
-    pipeline: Pipeline,
+    kernel: Callable[..., None], source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline
 ) -> Tensor:
     n, size = len(parameters), pipeline.size
     out = torch.empty((n, size, size, 3), dtype=torch.float32)
-    if n == 0:
-        return out.permute(0, 3, 1, 2)
-    box, window = parameters.box.copy(), parameters.window.astype(np.int64)
-    box[:, :2] -= window[:, :2]
+    window = parameters.window.astype(np.int64)
     stride = 3 * source.widths[images].astype(np.int64)
     begin = source.offsets[images] + window[:, 0] * stride + 3 * window[:, 1]
-    blur, radius = _blur(parameters, size)
+    place = np.column_stack([begin, stride, window[:, 2:] - window[:, :2]])
+    box = parameters.box - np.pad(window[:, :2], ((0, 0), (0, 2)))
+    first, last = (parameters.grey & (pipeline.grey_first is when) for when in (True, False))
+    switches = np.column_stack([first, parameters.jitter, last, parameters.flip])
     mean, std = np.array(pipeline.mean), np.array(pipeline.std)
-    grey = parameters.grey
+    scaling = np.stack([1 / std, -mean / std]).astype(np.float32)
+    taps = int(2 * max(box[:, 2:].max(initial=0) / size, 1)) + 2
+    pixels, order = source.pixels.numpy(), parameters.order
     with _one_at_a_time:
-        workers = _use_threads()
+        parts = min(_use_threads(), n)
         kernel(
-            source.pixels.numpy(),
-            np.stack([begin, stride], axis=1),
-            box,
-            window[:, 2:] - window[:, :2],
-            parameters.factors,
-            parameters.order,
-            np.stack(
-                [grey & pipeline.grey_first, parameters.jitter, grey & (not pipeline.grey_first), parameters.flip],
-                axis=1,
-            ),
-            blur,
-            radius,
-            np.stack([1 / std, -mean / std]).astype(np.float32),
-            int(2 * max(box[:, 2:].max() / size, 1)) + 2,
-            min(workers, n),
+            pixels, place, box, parameters.factors, order, switches, *_blur(parameters, size), scaling, taps, parts,
             out.numpy(),
-        )
+        )  # fmt: skip
     return out.permute(0, 3, 1, 2)
 
 
@@ -94,7 +78,8 @@ def _use_threads() -> int:
     """As many of numba's threads as torch uses; returns how many that is."""
     import numba
 
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    config: Any = numba.config
+    threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
     numba.set_num_threads(threads)
     return threads
 
@@ -114,18 +99,19 @@ def _kernel() -> Callable[..., None] | None:
 
 def _load() -> Callable[..., None]:
     import numba
+    from numba.core.errors import NumbaError
 
-    if numba.config.DISABLE_JIT:
+    config: Any = numba.config
+    if config.DISABLE_JIT:
         raise ImportError("NUMBA_DISABLE_JIT is set")
-    if not numba.config.THREADING_LAYER_PRIORITY == []:
-        numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # omp shares its threads with torch
+    config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # omp shares its threads with torch
     from moco.views.kernel import views
 
     started = time.perf_counter()
     pixel = Ragged(torch.zeros(3, dtype=torch.uint8), np.zeros(1, np.int64), *2 * [np.ones(1, np.int32)])
     try:
         _run(views, pixel, np.zeros(1, np.int64), centre(1, pixel.heights, pixel.widths), Pipeline(1))
-    except numba.core.errors.NumbaError as error:
+    except NumbaError as error:
         raise ImportError(str(error).splitlines()[0]) from error
     if not views.stats.cache_hits:
         say(f"compiled the view kernel for this processor in {time.perf_counter() - started:.0f} s")

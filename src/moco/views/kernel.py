@@ -16,12 +16,12 @@ from numba import njit, prange
 
 from moco.console import say
 from moco.views.colour import GREY_WEIGHTS
-from moco.views.parameters import BRIGHTNESS, CONTRAST, SATURATION
+from moco.views.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 BLOCK = 1024  # pixels that the colour operations take at a time: 12 KiB, so that they stay in the first cache
 RED, GREEN, BLUE = (np.float32(weight) for weight in GREY_WEIGHTS)
 U1, U2, U3, U4, U5 = (np.uint64(number) for number in range(1, 6))
-ZERO, ONE, TWO, SIX, SIXTH = (np.float32(number) for number in (0, 1, 2, 6, 1 / 6))
+ZERO, ONE, SIX, SIXTH = (np.float32(number) for number in (0, 1, 6, 1 / 6))
 
 compiled = njit(fastmath=True, error_model="numpy")
 # Without reordered sums, or LLVM would make vectors of the three or four taps of a pixel.
@@ -40,56 +40,76 @@ def _cached(function: Callable[..., None]) -> Any:
 @_cached
 def views(
     pixels: Any,
-    rows: Any,
-    boxes: Any,
-    windows: Any,
+    place: Any,
+    box: Any,
     factors: Any,
     order: Any,
     switches: Any,
     blur: Any,
     radius: Any,
     scaling: Any,
-    taps: Any,
+    taps: int,
     workers: int,
     out: Any,
 ) -> None:
-    """Write N views into `out`.
+    """Write N views into `out`, in as many parts as there are `workers`.
 
     Args:
         pixels: uint8 (bytes,).
-        rows: int64 (N, 2), where the window's first pixel is in `pixels`, and the bytes of an image's row.
-        boxes: float64 (N, 4), top, left, height, width, counted from the window's corner.
-        windows: int64 (N, 2), height and width of the window.
+        place: int64 (N, 4), where the window's first pixel is in `pixels`, the bytes of an image's row, and the
+            window's height and width.
+        box: float64 (N, 4), top, left, height, width, counted from the window's corner.
         factors: float32 (N, 4); order: int8 (N, 4): as in `Parameters`.
         switches: bool (N, 4), grey before the jitter, jitter, grey after it, flip.
-        blur: float32 (N, 1 + R), weights from the centre outwards, R divides by 3; radius: int64 (N,), how many
-            beside the centre's count, the others are 0; 0 for no blur.
-        scaling: float32 (2, 3), what each channel is multiplied with and then added to.
-        taps: upper bound of the resampling's taps.
-        workers: in how many parts the batch is done.
+        blur: float32 (N, 1 + R), weights from the centre outwards, R a multiple of 3; radius: int64 (N,), how
+            many beside the centre's count, 0 for no blur; the others are 0.
+        scaling: float32 (2, 3), what each channel is multiplied with, what is added then.
+        taps: an upper bound of how many input pixels along one axis an output pixel depends on.
         out: float32 (N, size, size, 3).
     """
-    n, size = out.shape[0], out.shape[1]
+    n = out.shape[0]
     for worker in prange(workers):
-        first = np.empty((2, size), np.int64)
-        count = np.empty((2, size), np.int64)
-        weights = np.zeros((2, size, taps), np.float32)
-        line = np.zeros(3 * windows[:, 1].max() + 4, np.float32)
-        picture = np.empty((3, size * size), np.float32)
-        spare = np.zeros(size * size + 2 * blur.shape[1], np.float32)
-        for i in range(worker * n // workers, (worker + 1) * n // workers):
-            for axis in range(2):
-                _resampling(
-                    boxes[i, axis], boxes[i, axis + 2], windows[i, axis], first[axis], count[axis], weights[axis]
-                )
-            if switches[i, 3]:
-                _reverse(first[1], count[1], weights[1])
-            _crop(pixels, rows[i, 0], rows[i, 1], first, count, weights, line, picture)
-            _colours(picture, factors[i], order[i], switches[i])
-            if radius[i]:
-                for channel in range(3):
-                    _blur(picture[channel], size, blur[i], radius[i], spare)
-            _store(picture[0], picture[1], picture[2], scaling, out[i].reshape(-1))
+        part = slice(worker * n // workers, (worker + 1) * n // workers)
+        _some(
+            pixels, place[part], box[part], factors[part], order[part], switches[part], blur[part], radius[part],
+            scaling, taps, out[part],
+        )  # fmt: skip
+
+
+@compiled
+def _some(
+    pixels: Any,
+    place: Any,
+    box: Any,
+    factors: Any,
+    order: Any,
+    switches: Any,
+    blur: Any,
+    radius: Any,
+    scaling: Any,
+    taps: int,
+    out: Any,
+) -> None:
+    """What one thread does: the memory it works in, and its images one after the other."""
+    size = out.shape[1]
+    first, count = np.empty((2, size), np.int64), np.empty((2, size), np.int64)
+    weights = np.zeros((2, size, taps), np.float32)
+    line = np.zeros(3 * place[:, 3].max() + 4, np.float32)
+    picture = np.empty((3, size * size), np.float32)
+    spare = np.zeros(size * size + 2 * blur.shape[1], np.float32)
+    for i in range(out.shape[0]):
+        begin, stride, height, width = place[i]
+        top, left, tall, wide = box[i]
+        _resampling(top, tall, height, first[0], count[0], weights[0])
+        _resampling(left, wide, width, first[1], count[1], weights[1])
+        if switches[i, 3]:
+            _reverse(first[1], count[1], weights[1])
+        _crop(pixels, begin, stride, first, count, weights, line, picture)
+        _colours(picture, factors[i], order[i], switches[i])
+        if radius[i]:
+            for channel in range(3):
+                _blur(picture[channel], size, blur[i], radius[i], spare)
+        _store(picture[0], picture[1], picture[2], scaling, out[i].reshape(-1))
 
 
 @compiled
@@ -186,53 +206,48 @@ def _two_weighted_columns(line: Any, first: Any, weights: Any, r: Any, g: Any, b
 @compiled
 def _colours(picture: Any, factors: Any, order: Any, switches: Any) -> None:
     """Grey, the jitter in its drawn order, grey; contrast wants the whole view's mean, so it parts the work."""
+    grey_first, jitter, grey_last = switches[0], switches[1], switches[2]
     pixels = picture.shape[1]
-    middle = 0
+    middle, total = 0, 0.0
     while order[middle] != CONTRAST:
         middle += 1
-    mean = ZERO
-    if switches[1]:
-        total = 0.0
+    if grey_first or jitter:
         for start in range(0, pixels, BLOCK):
             r, g, b = _part(picture, start, BLOCK)
-            if switches[0]:
+            if grey_first:
                 _grey(r, g, b)
-            for place in range(middle):
-                _adjust(order[place], factors, r, g, b)
-            total += _sum_of_luma(r, g, b)
+            if jitter:
+                _adjust(order[:middle], factors, r, g, b)
+                total += _sum_of_luma(r, g, b)
+    if jitter or grey_last:
         mean = np.float32(total / pixels)
-    if not (switches[0] or switches[1] or switches[2]):
-        return
-    for start in range(0, pixels, BLOCK):
-        r, g, b = _part(picture, start, BLOCK)
-        if switches[1]:
-            _contrast(factors[CONTRAST], mean, r, g, b)
-            for place in range(middle + 1, 4):
-                _adjust(order[place], factors, r, g, b)
-        elif switches[0]:
-            _grey(r, g, b)
-        if switches[2]:
-            _grey(r, g, b)
+        for start in range(0, pixels, BLOCK):
+            r, g, b = _part(picture, start, BLOCK)
+            if jitter:
+                _contrast(factors[CONTRAST], mean, r, g, b)
+                _adjust(order[middle + 1 :], factors, r, g, b)
+            if grey_last:
+                _grey(r, g, b)
 
 
 @compiled
-def _adjust(operation: int, factors: Any, r: Any, g: Any, b: Any) -> None:
-    factor = factors[operation]
-    if operation == BRIGHTNESS:
-        _brightness(factor, r, g, b)
-    elif operation == SATURATION:
-        _saturation(factor, r, g, b)
-    else:
-        _hue(factor, r, g, b)
+def _adjust(operations: Any, factors: Any, r: Any, g: Any, b: Any) -> None:
+    for operation in operations:
+        if operation == BRIGHTNESS:
+            _brightness(factors[BRIGHTNESS], r, g, b)
+        elif operation == SATURATION:
+            _saturation(factors[SATURATION], r, g, b)
+        else:
+            _hue(factors[HUE], r, g, b)
 
 
 @compiled
-def _clamp(x: float) -> float:
+def _clamp(x: Any) -> Any:
     return min(max(x, ZERO), ONE)
 
 
 @compiled
-def _luma(r: float, g: float, b: float) -> float:
+def _luma(r: Any, g: Any, b: Any) -> Any:
     return RED * r + GREEN * g + BLUE * b
 
 
@@ -246,7 +261,7 @@ def _grey(r: Any, g: Any, b: Any) -> None:
 
 
 @compiled
-def _sum_of_luma(r: Any, g: Any, b: Any) -> float:
+def _sum_of_luma(r: Any, g: Any, b: Any) -> Any:
     total = ZERO
     for i in range(r.size):
         total += _luma(r[i], g[i], b[i])
@@ -254,7 +269,7 @@ def _sum_of_luma(r: Any, g: Any, b: Any) -> float:
 
 
 @compiled
-def _brightness(factor: float, r: Any, g: Any, b: Any) -> None:
+def _brightness(factor: Any, r: Any, g: Any, b: Any) -> None:
     for i in range(r.size):
         r[i] = _clamp(factor * r[i])
         g[i] = _clamp(factor * g[i])
@@ -262,7 +277,7 @@ def _brightness(factor: float, r: Any, g: Any, b: Any) -> None:
 
 
 @compiled
-def _contrast(factor: float, mean: float, r: Any, g: Any, b: Any) -> None:
+def _contrast(factor: Any, mean: Any, r: Any, g: Any, b: Any) -> None:
     other = (ONE - factor) * mean
     for i in range(r.size):
         r[i] = _clamp(factor * r[i] + other)
@@ -271,7 +286,7 @@ def _contrast(factor: float, mean: float, r: Any, g: Any, b: Any) -> None:
 
 
 @compiled
-def _saturation(factor: float, r: Any, g: Any, b: Any) -> None:
+def _saturation(factor: Any, r: Any, g: Any, b: Any) -> None:
     for i in range(r.size):
         other = (ONE - factor) * _luma(r[i], g[i], b[i])
         r[i] = _clamp(factor * r[i] + other)
@@ -280,13 +295,13 @@ def _saturation(factor: float, r: Any, g: Any, b: Any) -> None:
 
 
 @compiled
-def _hue(turns: float, r: Any, g: Any, b: Any) -> None:
+def _hue(turns: Any, r: Any, g: Any, b: Any) -> None:
     """As `colour.adjust_hue`: selections instead of branches, so that it fills vectors."""
     shift = SIX * turns
     for i in range(r.size):
         red, green, blue = r[i], g[i], b[i]
-        value = max(red, max(green, blue))
-        chroma = value - min(red, min(green, blue))
+        value = max(red, green, blue)
+        chroma = value - min(red, green, blue)
         inverse = ONE / (chroma if chroma > ZERO else ONE)
         sector = np.float32(4) + (red - green) * inverse
         sector = np.float32(2) + (blue - red) * inverse if value == green else sector
@@ -298,7 +313,7 @@ def _hue(turns: float, r: Any, g: Any, b: Any) -> None:
 
 
 @compiled
-def _trapezoid(place: float) -> float:
+def _trapezoid(place: Any) -> Any:
     place -= SIX * np.floor(place * SIXTH)
     return _clamp(min(place, np.float32(4) - place))
 

@@ -1,0 +1,38 @@
+"""The same work on many things, by all cores, handed back in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 16  # results a core may be ahead of the reader: bounds the memory
+
+
+def cores() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(work: Callable[[T], R], things: Iterable[T]) -> Generator[R, None, None]:
+    """`work(thing)` for each thing, in their order, computed by threads a bounded way ahead.
+
+    Close the generator (`contextlib.closing`) to drop what is still waiting when leaving early.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            for thing in things:
+                waiting.append(pool.submit(work, thing))
+                if len(waiting) >= AHEAD * cores():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,132 @@
+"""Exact resume: an interrupted run ends in the same bits as one that never stopped."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moco import checkpoint
+from moco.cli import main
+from moco.train.loop import Loop
+from tests.conftest import SMALL
+
+TIMES = {"seconds", "samples_per_s"}
+# Everything that could be forgotten: split batch-norm's shuffles, dropout, mid-epoch sums, the queue's pointer.
+OPTIONS = [*SMALL, "--train.epochs=4", "--model.bn_splits=2", "--model.symmetric=true", "--monitor.every_epochs=1"]
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    content = checkpoint.load(run / "checkpoints" / "last.pt")
+    found = dict(content["model"])
+    for index, entry in content["optimizer"]["state"].items():
+        found[f"momentum{index}"] = entry["momentum_buffer"]
+    return found
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(out)]) == 0
+    return out
+
+
+def interrupt_after(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send ourselves a real signal after the given step (0: never)."""
+    original = Loop._step
+
+    def stepped(self: Loop, images: np.ndarray, epoch: int) -> None:
+        original(self, images, epoch)
+        if self.state.step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Loop, "_step", stepped)
+
+
+@pytest.mark.parametrize(("stops", "number"), [((1,), signal.SIGINT), ((3, 7), signal.SIGTERM), ((11,), signal.SIGINT)])
+def test_interrupted_and_resumed_is_the_same_to_the_bit(
+    stops: tuple[int, ...],
+    number: signal.Signals,
+    whole: Path,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    command = ["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(out)]
+    for step in stops:
+        with monkeypatch.context() as patch:
+            interrupt_after(step, number, patch)
+            assert main(command) == 75
+        assert f"--resume {out}" in capsys.readouterr().err
+        assert checkpoint.load(out / "checkpoints" / "last.pt")["step"] == step
+        command = ["pretrain", "--resume", str(out)]
+    assert main(command) == 0
+    expected, found = tensors(whole), tensors(out)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert table(out) == table(whole)
+
+
+def test_sigusr1_saves_and_goes_on(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    interrupt_after(1, signal.SIGUSR1, monkeypatch)
+    saved: list[int] = []
+    original = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a: (saved.append(a[2]), original(*a))[1])
+    assert main(["pretrain", *SMALL, "--data", str(labelled), "--out", str(out)]) == 0
+    assert saved == [1, 3, 6]
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    whole: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(out)]) == 0
+    newest, before = checkpoint.numbered(out / "checkpoints")[:2]
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    newest.unlink()
+    newest.write_bytes(damaged)
+    capsys.readouterr()
+    assert main(["pretrain", "--resume", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "is damaged" in said
+    assert "taking the one before it" in said
+    assert before.name == "step-00000009.pt"
+    expected, found = tensors(whole), tensors(out)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert table(out) == table(whole)
+
+
+def test_a_truncated_and_an_empty_checkpoint_are_passed_over(tmp_path: Path) -> None:
+    torch.save({"format": 1, "step": 1}, tmp_path / "step-00000001.pt")
+    whole = (tmp_path / "step-00000001.pt").read_bytes()
+    (tmp_path / "step-00000002.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "step-00000003.pt").write_bytes(b"")
+    content = checkpoint.load_last(tmp_path)
+    assert content is not None
+    assert content["step"] == 1
+
+
+def test_a_non_finite_loss_stops_with_the_last_finite_checkpoint_kept(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    wild = ["--optimizer.lr=1e30", "--schedule.warmup_epochs=0", "--train.epochs=5"]
+    assert main(["pretrain", *SMALL, *wild, "--data", str(labelled), "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "not finite at step" in said
+    assert "lr 1e+30" in said
+    assert "Traceback" not in said
