@@ -25,4 +25,5 @@ def progress_bar(unit: str) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # a log file gets the lines, not the bar
     )

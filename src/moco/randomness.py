@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     SHAPES = 7
     INIT = 8
     DROPOUT = 9
+    PREVIEW = 10
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -62,13 +62,16 @@ class Loop:
     monitor: str
     about: dict[str, object]
 
+    def __post_init__(self) -> None:
+        self.guard = FiniteGuard(self.optimizer, self.runtime.device)
+        self.signals = StopSignals()
+        self.saved_at = time.monotonic()
+
     def train(self) -> None:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
-        self.guard = FiniteGuard(self.optimizer, self.runtime.device)
-        self.saved_at = time.monotonic()
         tensorboard = TensorBoard(self.run.tensorboard)
         try:
-            with StopSignals() as self.signals:
+            with self.signals:
                 while self.state.step < self.config.train.epochs * self.sampler.steps_per_epoch:
                     epoch = self.state.step // self.sampler.steps_per_epoch
                     self._epoch(epoch)

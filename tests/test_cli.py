@@ -1,0 +1,85 @@
+"""The command line: help, mistakes, exit codes, and what it doesn't import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from moco import __version__
+from moco.cli import COMMANDS, main
+
+
+def run_without(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `moco WORDS` in a fresh process that fails if it imports `module`."""
+    code = (
+        "import sys; from moco.cli import main; status = main(sys.argv[1:]);"
+        f"sys.exit(99 if {module!r} in sys.modules else status)"
+    )
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_needs_no_torch(name: str) -> None:
+    done = run_without("torch", name, "--help")
+    assert done.returncode == 0
+    assert f"example:  moco {name}" in " ".join(done.stdout.split()).replace("example: moco", "example:  moco")
+    assert done.stderr == ""
+
+
+def test_usage_lists_every_command() -> None:
+    done = run_without("torch", "--help")
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["pretrian"], "did you mean pretrain?"),
+        (["pretrain", "--otimizer.lr", "1"], "--optimizer.lr"),
+        (["pretrain", "--recipe", "imagenete"], "imagenette"),
+        (["pretrain", "--recipe"], "--recipe needs"),
+        (["pretrain", "--recipe", "shapes", "--train.epochs", "many"], "--train.epochs"),
+        (["pretrain", "--recipe", "shapes", "--train.epochs", "0"], "train.epochs is 0"),
+        (["pretrain", "--recipe", "shapes", "--optimizer.lr", "nan"], "optimizer.lr is nan"),
+        (["linear", "/nowhere/at/all"], "no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2_before_torch_is_loaded(words: list[str], answer: str) -> None:
+    done = run_without("torch", *words)
+    assert done.returncode == 2
+    assert answer in done.stderr
+    assert done.stderr.startswith("moco: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_print_config_can_be_read_back_as_a_recipe(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(["pretrain", "--recipe", "cifar10", "--model.dim=64", "--print_config"]) == 0
+    first = capsys.readouterr().out
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(first)
+    assert main(["pretrain", "--recipe", str(recipe), "--print_config"]) == 0
+    assert capsys.readouterr().out == first
+    assert "dim: 64" in first
+    assert "queue_size: 4096" in first
+
+
+def test_options_win_over_the_recipe_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--model.dim=64", "--recipe", "cifar10", "--print_config"]) == 0
+    assert "dim: 64" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"moco {__version__}\n"
+
+
+def test_a_bug_is_exit_1_with_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("moco.cli.dispatch", lambda argv: 1 / 0)
+    assert main(["pretrain"]) == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "bug in moco" in said
