@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "evaluate": BASE | {"views", "model"},
     "exchange": BASE | {"model"},
     "report": BASE,
+    "bench": BASE | {"model"},
 }
 ABOVE = {"commands", "cli", "train", "evaluate", "exchange", "report", "data", "views", "model"}
 

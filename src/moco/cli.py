@@ -18,6 +18,7 @@ COMMANDS = {
     "linear": "linear classification on the frozen backbone",
     "evaluate": "accuracy on train and validation, all images",
     "report": "the plots of one run",
+    "bench": "throughput here, against the limit of this machine",
     "preview": "the augmented views, as a picture",
 }
 

@@ -22,6 +22,7 @@ def scan_tar(path: Path) -> list[Item]:
     try:
         with tarfile.open(path, "r:") as archive:
             members = {_clean(member.name): member for member in archive}
+            _check_end(path, archive.offset)
         mtime_ns = path.stat().st_mtime_ns
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         reason = printable(" ".join(str(error).split()))
@@ -47,6 +48,15 @@ def _target(name: str, member: tarfile.TarInfo, members: dict[str, tarfile.TarIn
             return None
         member = members[name]
     return None if member.issparse() else member
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raise `tarfile.ReadError` unless the tar ends at `offset`: tarfile itself takes a damaged header for the end."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or 0 < len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"damaged header at byte {offset}")
 
 
 def _clean(name: str) -> str:

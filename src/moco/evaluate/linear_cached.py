@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moco.console import progress_bar, say
+from moco.console import progress_bar
 from moco.errors import UserError
 from moco.evaluate.classifier import top1
 from moco.evaluate.features import extract, features_of
@@ -30,8 +30,8 @@ from moco.views.make import random_view
 from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
 
-# At the scale of `Standard`, the loss of a head has curvature 1/2 at most: these span far too slow to unstable.
-LEARNING_RATES = tuple(float(lr) for lr in np.geomspace(0.1, 200, 12))
+# At the scale of `Standard` a head's loss has curvature 1/2 at most: these go from far too slow to unstable.
+LEARNING_RATES = tuple(float(lr) for lr in np.geomspace(0.5, 500, 12))
 WEIGHT_DECAYS = (1e-6, 1e-5, 1e-4, 1e-3)
 HELD_OUT = 0.1
 CROP_SCALE = (0.08, 1.0)  # of the image's area, as in supervised training (MoCo v1 section 4.1)
@@ -64,12 +64,10 @@ class Cached:
     Attributes:
         weight, bias: float32 (C, F) and (C,), on features as the backbone gives them.
         lr, weight_decay: the winner's, at the scale of `Standard`.
-        held_out_top1: the winner's, when it was chosen.
-        held_out_images: how many images chose it.
-        train_top1: on the centre views of all training images.
-        rows: one per epoch of the last fit: epoch, lr, loss, train_top1, and what the winner had on the held-out
-            images after the same epoch of the search: held_out_loss, held_out_top1.
-        grid: held-out top-1 of every head: lr, weight_decay, top1.
+        held_out_top1: the winner's, when it was chosen, on `held_out_images` images.
+        rows: one per epoch of the last fit: epoch, lr (at the end), loss, train_top1 (centre views), and what the
+            winner had on the held-out images after the same epoch of the search: held_out_loss, held_out_top1.
+        grid: lr, weight_decay, held_out_top1 of every head.
     """
 
     weight: Tensor
@@ -78,24 +76,22 @@ class Cached:
     weight_decay: float
     held_out_top1: float
     held_out_images: int
-    train_top1: float
     rows: list[Row]
-    grid: list[tuple[float, float, float]]
+    grid: list[dict[str, float]]
 
 
 def all_views(
     backbone: nn.Module, source: Ragged, size: int, passes: int, seed: int, runtime: Runtime
 ) -> Tensor:
-    """Features of the centre view and `passes` augmented ones, float32 (1 + passes, N, F)."""
+    """Features of the centre view and `passes` augmented ones, float32 (1 + passes, N, F), with progress bars."""
     pipeline = Pipeline(size, scale=CROP_SCALE)
-    views = [features_of(backbone, source, size, runtime, progress="features of the centre view")]
+    views = [features_of(backbone, source, size, runtime, progress="features, centre view")]
     for number in range(passes):
 
         def view(images: NDArray[np.int64], number: int = number) -> Tensor:
             return random_view(source, images, pipeline, seed, number, 0, Purpose.PROBE_VIEW)
 
-        name = f"features of augmented view {number + 1}/{passes}"
-        views.append(extract(backbone, len(source), view, runtime, progress=name))
+        views.append(extract(backbone, len(source), view, runtime, progress=f"features, view {number + 1}/{passes}"))
     return torch.stack(views)
 
 
@@ -105,94 +101,97 @@ def linear_cached(
     """Search and fit on `features` float32 (V, N, F), view 0 the centre one, with `labels` int64 (N,).
 
     The heads compute in the runtime's precision; their weights are float32. Raises `UserError` for fewer
-    than two images.
+    than two images, and if every head diverges.
     """
     if len(labels) < 2:
-        raise UserError(f"{len(labels)} labelled training image: linear classification needs two or more")
+        raise UserError(f"{len(labels)} labelled training images: linear classification needs two or more")
     standard = Standard.of(features.flatten(0, 1))
     z = standard.apply(features).to(torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
-    order = torch.from_numpy(permutation(len(labels), options.seed, Purpose.PROBE_ORDER, _SPLIT)).to(z.device)
-    held_out, kept = order.tensor_split([max(1, round(HELD_OUT * len(labels)))])
-    rates, decays = (axis.flatten() for axis in torch.meshgrid(
-        torch.tensor(LEARNING_RATES, device=z.device), torch.tensor(WEIGHT_DECAYS, device=z.device), indexing="ij",
-    ))  # fmt: skip
+    fit = _Fit(z, labels, classes, options, proof)
+    held_out, kept = fit.split()
+    grid = [(lr, decay) for lr in LEARNING_RATES for decay in WEIGHT_DECAYS]
     with progress_bar("heads") as bar:
-        task = bar.add_task("searching", total=2 * options.epochs, rate=len(rates))
-
-        def advance() -> None:
-            bar.advance(task)
-
-        history = _search(z, labels, held_out, kept, Heads(z.shape[2], classes, rates, decays), options, advance)
+        task = bar.add_task("searching", total=2 * options.epochs, rate=len(grid))
+        fit.advance = lambda: bar.advance(task)
+        history = fit.search(grid, held_out, kept)
         winner = best_head(*history[-1])
         bar.update(task, description="fitting the best", rate=1)
-        heads = Heads(z.shape[2], classes, rates[winner : winner + 1], decays[winner : winner + 1])
-        rows = _fit(z, labels, heads, options, proof, advance)
+        heads, rows = fit.refit(*grid[winner])
     for row, (scores, losses) in zip(rows, history):
         row["held_out_top1"], row["held_out_loss"] = scores[winner].item(), losses[winner].item()
-    scores = history[-1][0]
-    weight, bias = standard.fold(heads.weight[..., 0], heads.bias[:, 0])
-    _warn_at_the_edge(rates[winner].item())
+    final = history[-1][0].tolist()
     return Cached(
-        weight, bias, rates[winner].item(), decays[winner].item(), scores[winner].item(), len(held_out),
-        top1(F.linear(features[0], weight, bias), labels), rows,
-        list(zip(rates.tolist(), decays.tolist(), scores.tolist())),
-    )  # fmt: skip
+        *standard.fold(heads.weight[..., 0], heads.bias[:, 0]),
+        *grid[winner],
+        held_out_top1=final[winner],
+        held_out_images=len(held_out),
+        rows=rows,
+        grid=[{"lr": lr, "weight_decay": decay, "held_out_top1": t} for (lr, decay), t in zip(grid, final)],
+    )
 
 
 def best_head(scores: Tensor, losses: Tensor) -> int:
-    """The head with the highest held-out top-1; among equals, the lowest loss. Diverged heads never win.
+    """The head with the highest held-out top-1 (G,); among equals, the lowest loss (G,). Diverged ones never win.
 
     Raises `UserError` if all have diverged.
     """
     finite = losses.isfinite()
     if not finite.any():
-        raise UserError("no head has a finite loss: are the features finite?")
+        raise UserError("every head of the grid diverged: are the backbone's features finite?")
     ranked = torch.where(finite, scores, -1.0)
     return int(torch.where(ranked == ranked.max(), losses, torch.inf).argmin())
 
 
-def _search(
-    z: Tensor,
-    labels: Tensor,
-    held_out: Tensor,
-    kept: Tensor,
-    heads: Heads,
-    options: CachedOptions,
-    advance: Callable[[], None],
-) -> list[tuple[Tensor, Tensor]]:
-    """Train every head on all views of the images `kept`; (top-1 (G,), loss (G,)) on `held_out` after each epoch."""
-    history = []
-    true = labels[held_out]
+@dataclass
+class _Fit:
+    """The training of heads on standardised `z` (V, N, F)."""
 
-    def after_epoch(epoch: int, losses: Tensor, rate: float) -> None:
-        logits = heads.logits(z[0, held_out])  # (n, C, G)
-        scores = (logits.argmax(1) == true[:, None]).float().mean(0)
-        nll = F.cross_entropy(logits, true[:, None].expand(-1, logits.shape[2]), reduction="none").mean(0)
-        history.append((scores, nll))
-        advance()
+    z: Tensor
+    labels: Tensor
+    classes: int
+    options: CachedOptions
+    proof: Proof
+    advance: Callable[[], None] = lambda: None
 
-    rows = z[:, kept].flatten(0, 1)
-    train_heads(heads, rows, labels[kept].repeat(len(z)), options.epochs, options.batch_size, options.seed, _SEARCH, after_epoch)
-    return history
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Image numbers held out, and the others; at least one of each."""
+        order = permutation(len(self.labels), self.options.seed, Purpose.PROBE_ORDER, _SPLIT)
+        count = max(1, round(HELD_OUT * len(order)))
+        held_out, kept = torch.from_numpy(order).to(self.z.device).tensor_split([count])
+        return held_out, kept
 
+    def search(self, grid: list[tuple[float, float]], held_out: Tensor, kept: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Train all heads on every view of the images `kept`; per epoch (top-1 (G,), loss (G,)) on `held_out`."""
+        heads, true, history = self._heads(grid), self.labels[held_out, None], []
 
-def _fit(
-    z: Tensor, labels: Tensor, heads: Heads, options: CachedOptions, proof: Proof, advance: Callable[[], None]
-) -> list[Row]:
-    """Train the one head of `heads` on all views of all images; a row per epoch."""
-    rows: list[Row] = []
+        def after_epoch(epoch: int, losses: Tensor, rate: float) -> None:
+            logits = heads.logits(self.z[0, held_out])  # (n, C, G)
+            nll = F.cross_entropy(logits, true.expand(-1, logits.shape[2]), reduction="none")
+            history.append(((logits.argmax(1) == true).float().mean(0), nll.mean(0)))
+            self.advance()
 
-    def after_epoch(epoch: int, losses: Tensor, rate: float) -> None:
-        score = top1(heads.logits(z[0])[..., 0], labels)
-        lr = rate * heads.lr.item()
-        rows.append({"epoch": epoch + 1, "lr": lr, "loss": losses.item(), "train_top1": score})
-        advance()
+        self._train(heads, self.z[:, kept].flatten(0, 1), self.labels[kept], _SEARCH, after_epoch)
+        return history
 
-    proof.trains({"weight": heads.weight, "bias": heads.bias})
-    train_heads(heads, z.flatten(0, 1), labels.repeat(len(z)), options.epochs, options.batch_size, options.seed, _REFIT, after_epoch)
-    return rows
+    def refit(self, lr: float, weight_decay: float) -> tuple[Heads, list[Row]]:
+        """One head on every view of every image, and a row per epoch."""
+        heads, rows = self._heads([(lr, weight_decay)]), list[Row]()
 
+        def after_epoch(epoch: int, losses: Tensor, rate: float) -> None:
+            score = top1(heads.logits(self.z[0])[..., 0], self.labels)
+            rows.append({"epoch": epoch + 1, "lr": rate * lr, "loss": losses.item(), "train_top1": score})
+            self.advance()
 
-def _warn_at_the_edge(lr: float) -> None:
-    if lr in (LEARNING_RATES[0], LEARNING_RATES[-1]):
-        say(f"the best learning rate, {lr:.3g}, is at the edge of the grid: more --epochs may do better")
+        self._train(heads, self.z.flatten(0, 1), self.labels, _REFIT, after_epoch)
+        return heads, rows
+
+    def _heads(self, grid: list[tuple[float, float]]) -> Heads:
+        lr, weight_decay = torch.tensor(grid, dtype=torch.float32, device=self.z.device).T.contiguous()
+        return Heads(self.z.shape[2], self.classes, lr, weight_decay)
+
+    def _train(
+        self, heads: Heads, rows: Tensor, labels: Tensor, stage: int, after: Callable[[int, Tensor, float], None]
+    ) -> None:
+        self.proof.trains({"weight": heads.weight, "bias": heads.bias})
+        o = self.options
+        train_heads(heads, rows, labels.repeat(len(self.z)), o.epochs, o.batch_size, o.seed, stage, after)

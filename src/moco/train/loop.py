@@ -27,7 +27,7 @@ from moco.train.metrics import Row, TensorBoard, epoch_line, write_csv
 from moco.train.optimizer import set_lr
 from moco.train.schedule import learning_rate
 from moco.train.state import TrainState, checkpoint_content
-from moco.train.step import train_step
+from moco.train.step import StepStats, train_step
 
 Evaluator = Callable[[], Iterable[tuple[str, float]]]
 MakeViews = Callable[[NDArray[np.int64], int], tuple[Tensor, Tensor]]
@@ -111,17 +111,19 @@ class Loop:
         )
         set_lr(self.optimizer, lr)
         self.guard.step, self.guard.lr = step, lr
+        self.state.add(self._learn(self.views(images, epoch), len(images)))
+        self.state.step += 1
+
+    def _learn(self, views: tuple[Tensor, Tensor], count: int) -> StepStats:
+        """The training step on two views of `count` images, with what it draws."""
+        config, step = self.config, self.state.step
         torch.manual_seed(torch_seed(config.seed, Purpose.DROPOUT, step))  # dropout: a function of the step
         key_order = None
         if config.model.bn_splits > 1:
-            shuffled = permutation(len(images), config.seed, Purpose.BN_SHUFFLE, step)
+            shuffled = permutation(count, config.seed, Purpose.BN_SHUFFLE, step)
             key_order = torch.from_numpy(shuffled).to(self.runtime.device, non_blocking=True)
-        views = self.views(images, epoch)
-        stats = train_step(
-            self.model, self.optimizer, self.runtime, views, key_order, config.model.symmetric, self.guard
-        )
-        self.state.add(stats)
-        self.state.step += 1
+        symmetric = config.model.symmetric
+        return train_step(self.model, self.optimizer, self.runtime, views, key_order, symmetric, self.guard)
 
     def _between_steps(self) -> None:
         """Obey signals and the clock; nothing else happens between two steps."""

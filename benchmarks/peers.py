@@ -1,0 +1,209 @@
+"""The same work by this project and by its peers, on this machine, in one run, interleaved.
+
+    pip install -e '.[peers]'
+    python benchmarks/peers.py --data IMAGENETTE [--setting small|large] [--rounds 5] [--json FILE]
+
+`IMAGENETTE` is a tree with train/<class>/*. Every subject trains MoCo v2 from the image files, query and key
+encoder, queue of 4,096, SGD, one loss a pair (not symmetric):
+
+- moco: this project, as `moco pretrain` runs it.
+- lightly: LightlyDataset, MoCoV2Transform, NTXentLoss with memory bank, wired as its documentation wires it.
+- loop: ImageFolder with torchvision's PIL transforms, a DataLoader and a training loop, as most repositories have it.
+- compute_only: this project's step on views made beforehand: the limit.
+
+`small`: ResNet-18, 64 px, batch 128. `large`: ResNeXt-50 32x4d, 224 px, batch 32. The peers get two loader workers,
+persistent, so that a round never pays for their start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import ImageFilter
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms as T
+
+from moco.bench.measure import Subject, interleaved
+from moco.commands.training import prepare
+from moco.config import Config, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
+from moco.environment import describe
+
+SETTINGS = {"small": ("resnet18", 64, 128), "large": ("resnext50_32x4d", 224, 32)}
+QUEUE, DIM, LR, MOMENTUM, TEMPERATURE = 4096, 128, 0.06, 0.999, 0.2
+WORKERS = 2
+
+
+def endless(loader: DataLoader) -> Iterator:  # type: ignore[type-arg]
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+class LightlyPeer:
+    """lightly's documented MoCo example."""
+
+    def __init__(self, data: Path, backbone: str, size: int, batch: int) -> None:
+        from lightly.data import LightlyDataset
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import MoCoProjectionHead
+        from lightly.models.utils import deactivate_requires_grad
+        from lightly.transforms import MoCoV2Transform
+
+        network = getattr(torchvision.models, backbone)()
+        features = network.fc.in_features
+        self.backbone = nn.Sequential(*list(network.children())[:-1])
+        self.head = MoCoProjectionHead(features, features, DIM)
+        self.backbone_momentum, self.head_momentum = copy.deepcopy(self.backbone), copy.deepcopy(self.head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.head_momentum)
+        dataset = LightlyDataset(str(data / "train"), transform=MoCoV2Transform(input_size=size))
+        loader = DataLoader(
+            dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
+        )
+        self.batches = endless(loader)
+        self.criterion = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=(QUEUE, DIM))
+        parameters = [*self.backbone.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.SGD(parameters, lr=LR)
+
+    def step(self) -> None:
+        from lightly.models.utils import update_momentum
+
+        update_momentum(self.backbone, self.backbone_momentum, m=MOMENTUM)
+        update_momentum(self.head, self.head_momentum, m=MOMENTUM)
+        x_query, x_key = next(self.batches)[0]
+        query = self.head(self.backbone(x_query).flatten(start_dim=1))
+        key = self.head_momentum(self.backbone_momentum(x_key).flatten(start_dim=1)).detach()
+        loss = self.criterion(query, key)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Blur:
+    """SimCLR's blur on PIL images, as the paper's code has it."""
+
+    def __call__(self, image):  # type: ignore[no-untyped-def]
+        sigma = float(torch.empty(()).uniform_(0.1, 2.0))
+        return image.filter(ImageFilter.GaussianBlur(radius=sigma))
+
+
+class TwoViews:
+    """Query and key view of one image."""
+
+    def __init__(self, size: int) -> None:
+        self.view = T.Compose(
+            [
+                T.RandomResizedCrop(size, scale=(0.2, 1.0)),
+                T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                T.RandomGrayscale(p=0.2),
+                T.RandomApply([Blur()], p=0.5),
+                T.RandomHorizontalFlip(),
+                T.ToTensor(),
+                T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __call__(self, image):  # type: ignore[no-untyped-def]
+        return self.view(image), self.view(image)
+
+
+class LoopPeer:
+    """A DataLoader and a loop, as most repositories write it."""
+
+    def __init__(self, data: Path, backbone: str, size: int, batch: int) -> None:
+        self.q = getattr(torchvision.models, backbone)(num_classes=DIM)
+        features = self.q.fc.in_features
+        self.q.fc = nn.Sequential(nn.Linear(features, features), nn.ReLU(), self.q.fc)
+        self.k = copy.deepcopy(self.q).requires_grad_(False)
+        self.queue = F.normalize(torch.randn(DIM, QUEUE), dim=0)
+        self.pointer = 0
+        dataset = torchvision.datasets.ImageFolder(str(data / "train"), TwoViews(size))
+        loader = DataLoader(
+            dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
+        )
+        self.batches = endless(loader)
+        self.optimizer = torch.optim.SGD(self.q.parameters(), LR, momentum=0.9, weight_decay=1e-4)
+
+    def step(self) -> None:
+        (im_q, im_k), _ = next(self.batches)
+        q = F.normalize(self.q(im_q), dim=1)
+        with torch.no_grad():
+            for param_q, param_k in zip(self.q.parameters(), self.k.parameters()):
+                param_k.data = param_k.data * MOMENTUM + param_q.data * (1.0 - MOMENTUM)
+            k = F.normalize(self.k(im_k), dim=1)
+        logits = torch.cat([torch.einsum("nc,nc->n", [q, k])[:, None], q @ self.queue.clone()], dim=1) / TEMPERATURE
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.queue[:, self.pointer : self.pointer + len(k)] = k.T
+        self.pointer = (self.pointer + len(k)) % QUEUE
+
+
+class Ours:
+    """This project's loop, one step at a time, and the same step on fixed views."""
+
+    def __init__(self, data: Path, backbone: str, size: int, batch: int) -> None:
+        config = Config(
+            data=str(data),
+            views=ViewsConfig(pipeline="v2", size=size),
+            model=ModelConfig(backbone=backbone, dim=DIM, queue_size=QUEUE, momentum=MOMENTUM, temperature=TEMPERATURE),
+            optimizer=OptimizerConfig(lr=LR),
+            train=TrainConfig(batch_size=batch),
+        )
+        self.loop, _ = prepare(config)
+        self.loop.model.train()
+        self.order = iter(itertools.cycle(self.loop.sampler.order(0)))
+        self.fixed: tuple[Tensor, Tensor] = self.loop.views(next(self.order), 0)
+        self.batch = batch
+
+    def step(self) -> None:
+        self.loop._step(next(self.order), 0)
+
+    def compute_only(self) -> None:
+        self.loop._learn(self.fixed, self.batch)
+
+
+def subjects(data: Path, setting: str, steps: int, without: list[str]) -> list[Subject]:
+    backbone, size, batch = SETTINGS[setting]
+    ours = Ours(data, backbone, size, batch)
+    step: dict[str, Callable[[], None]] = {"moco": ours.step, "compute_only": ours.compute_only}
+    if "lightly" not in without:
+        step["lightly"] = LightlyPeer(data, backbone, size, batch).step
+    if "loop" not in without:
+        step["loop"] = LoopPeer(data, backbone, size, batch).step
+
+    def repeated(once: Callable[[], None]) -> Callable[[], None]:
+        return lambda: [once() for _ in range(steps)] and None
+
+    return [Subject(name, repeated(once), steps * batch) for name, once in step.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--setting", choices=SETTINGS, default="small")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--without", nargs="*", default=[], choices=["lightly", "loop"])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = interleaved(subjects(args.data, args.setting, args.steps, args.without), args.rounds)
+    about = describe()
+    print(f"{about['processor']}, {about['cores']} cores, {' '.join(about['instruction_sets'])}; torch {torch.__version__}")
+    for name, figure in found.items():
+        print(f"{name:>14}: {figure.median:8.1f} samples/s  ({figure.low:.1f} to {figure.high:.1f}, n={figure.rounds})")
+    if args.json:
+        rates = {name: vars(figure) for name, figure in found.items()}
+        args.json.write_text(json.dumps({"setting": args.setting, "rates": rates, "about": about}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""`moco bench`: throughput here, against the limit of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from moco.commands.options import RecipeParser, config_of
+from moco.config import Config
+from moco.config_check import check
+from moco.errors import UserError
+
+EXAMPLE = "moco bench --recipe imagenette-cpu --data data/imagenette2-160 --json bench.json"
+PACKED_IMAGES = 512  # packed for the packing figure
+
+
+def parser() -> RecipeParser:
+    """The options of a recipe, how long to measure, and where the figures go."""
+    p = RecipeParser(
+        "bench",
+        "Throughput of the training step on real data, of the same step on fixed inputs, of the views alone and of "
+        "packing; medians of interleaved rounds, and where a step's time goes.",
+        EXAMPLE,
+    )
+    p.add_argument("--rounds", type=int, default=argparse.SUPPRESS, help="counted rounds (default: 5)")
+    p.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="steps a round (default: 5)")
+    p.add_argument("--json", type=str, default=argparse.SUPPRESS, metavar="FILE", help="write the figures there too")
+    return p
+
+
+def run(args: Any) -> None:
+    """Measure and print. Raises `UserError` for bad options or data."""
+    config = config_of(args)
+    check(config)
+    rounds, steps = args.get("rounds", 5), args.get("steps", 5)
+    if rounds < 1 or steps < 1:
+        raise UserError("--rounds and --steps must be 1 or more")
+    if config.data is None:
+        raise UserError("no data: give --data FOLDER, or --data shapes")
+
+    from moco.commands.training import prepare
+    from moco.files import write_json
+
+    loop, _ = prepare(config)
+    figures, breakdown = _train_figures(loop, rounds, steps)
+    packing = _packing(config, rounds)
+    result = _result(loop, figures, breakdown, packing, rounds, steps)
+    if "json" in args:
+        write_json(Path(args.json), result)
+    _print(result)
+
+
+def _train_figures(loop: Any, rounds: int, steps: int) -> Any:
+    from moco.bench.measure import Subject, interleaved
+    from moco.bench.stopwatch import Stopwatch
+
+    order = loop.sampler.order(0)
+    batch = loop.sampler.batch_size
+    cursor = iter(range(10**9))
+    fixed = loop.views(order[0], 0)
+    loop.model.train()
+
+    def images() -> Any:
+        return order[next(cursor) % len(order)]
+
+    def full() -> None:
+        for _ in range(steps):
+            loop._step(images(), 0)
+        loop.runtime.synchronize()
+
+    def compute_only() -> None:
+        for _ in range(steps):
+            loop._learn(fixed, batch)
+        loop.runtime.synchronize()
+
+    def views() -> None:
+        for _ in range(steps):
+            loop.views(images(), 0)
+        loop.runtime.synchronize()
+
+    figures = interleaved(
+        [
+            Subject("full", full, steps * batch),
+            Subject("compute_only", compute_only, steps * batch),
+            Subject("views", views, steps * batch * 2),
+        ],
+        rounds,
+    )
+    watch = Stopwatch(loop.runtime)
+    watch.install(loop.model, loop.optimizer)
+    for _ in range(max(steps, 5)):
+        watch.step(lambda: loop.views(images(), 0), lambda made: loop._learn(made, batch))
+    watch.remove()
+    return figures, watch.medians()
+
+
+def _packing(config: Config, rounds: int) -> Any:
+    """Images packed per second from files, decoding included."""
+    import tempfile
+
+    from PIL import Image
+
+    from moco.bench.measure import Subject, interleaved
+    from moco.data import shapes
+    from moco.data.folder import scan
+    from moco.data.pack import pack_items
+
+    with tempfile.TemporaryDirectory() as scratch:
+        source = config.data
+        if source == "shapes":  # as the JPEG files that they would be
+            source = f"{scratch}/shapes"
+            Path(source).mkdir()
+            for i in range(PACKED_IMAGES):
+                Image.fromarray(shapes.make_image("train", i)).save(f"{source}/{i}.jpg")
+        items = scan(str(source))[:PACKED_IMAGES]
+        number = iter(range(10**9))
+
+        def pack() -> None:
+            folder = Path(scratch) / f"pack{next(number)}"
+            pack_items(folder, items, [-1] * len(items), [], config.short_side, 1.0, "bench", quiet=True)
+
+        return interleaved([Subject("pack", pack, len(items))], rounds)["pack"]
+
+
+def _result(loop: Any, figures: Any, breakdown: Any, packing: Any, rounds: int, steps: int) -> dict[str, Any]:
+    config, about = loop.config, loop.about
+    full, compute = figures["full"], figures["compute_only"]
+    return {
+        "full_samples_per_s": full.median,
+        "compute_only_samples_per_s": compute.median,
+        "full_to_compute_only": full.median / compute.median,
+        "views_per_s": figures["views"].median,
+        "pack_images_per_s": packing.median,
+        "spread": {**{name: [f.low, f.high] for name, f in figures.items()}, "pack": [packing.low, packing.high]},
+        "breakdown_ms": breakdown,
+        "setting": {
+            "backbone": config.model.backbone,
+            "size": config.views.size,
+            "pipeline": config.views.pipeline,
+            "batch_size": config.train.batch_size,
+            "queue_size": config.model.queue_size,
+            "bn_splits": config.model.bn_splits,
+            "symmetric": config.model.symmetric,
+            "data": config.data,
+            "rounds": rounds,
+            "steps_a_round": steps,
+        },
+        "device": str(loop.runtime.device),
+        "precision": loop.runtime.precision,
+        "precision_reason": loop.runtime.reason,
+        **{key: about[key] for key in ("processor", "cores", "instruction_sets", "gpus", "versions")},
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"moco bench: {json.dumps(result['setting'])}", title_justify="left")
+    for heading in ("", "median", "slowest", "fastest"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = {
+        "full step, samples/s": ("full", "full_samples_per_s"),
+        "compute only, samples/s": ("compute_only", "compute_only_samples_per_s"),
+        "views alone, views/s": ("views", "views_per_s"),
+        "packing, images/s": ("pack", "pack_images_per_s"),
+    }
+    for label, (name, key) in rows.items():
+        table.add_row(label, *(f"{value:,.1f}" for value in (result[key], *result["spread"][name])))
+    table.add_row("full / compute only", f"{result['full_to_compute_only']:.3f}", "", "")
+    for part, milliseconds in result["breakdown_ms"].items():
+        table.add_row(f"  {part.replace('_', ' ')}, ms a step", f"{milliseconds:,.1f}", "", "")
+    console = Console()
+    console.print(table)
+    console.print(f"{result['processor']}, {result['cores']} cores, {' '.join(result['instruction_sets'])}; {result['device']}")
+    console.print(f"{result['precision']}: {result['precision_reason']}")

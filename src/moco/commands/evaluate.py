@@ -1,0 +1,155 @@
+"""`moco evaluate`: a run's classifier on all training and validation images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moco.commands.parsing import Parser
+from moco.errors import UserError
+
+if TYPE_CHECKING:
+    from moco.commands.session import TrainedRun
+    from moco.evaluate.classifier import Classifier
+    from moco.evaluate.classify import Scores
+    from moco.rundir import RunDir
+
+MOST_COLUMNS = 20  # classes; a larger confusion matrix is in evaluation.json alone
+
+
+def parser() -> Parser:
+    made = Parser(
+        "evaluate",
+        "Accuracy of a run's linear classifier on all training and validation images: loss, top-1, every class, "
+        "and what is taken for what.",
+        "moco evaluate runs/a",
+    )
+    made.add_argument("run", help="run directory, after `moco linear`")
+    made.add_argument(
+        "--checkpoint", choices=("last", "best"), help="default: the one that the classifier was trained on"
+    )
+    made.add_argument("--data", metavar="DIR", help="other labelled data with the same classes")
+    return made
+
+
+def run(args: Any) -> None:
+    """Print the tables and write `evaluation.json`. Raises `UserError` if the classifier doesn't fit."""
+    from moco.rundir import RunDir
+
+    place = RunDir.open(args.run)
+    file = place.linear / "classifier.pt"
+    if not file.is_file():
+        raise UserError(f"no classifier in {args.run}: run `moco linear {args.run}` first")
+
+    from moco.commands.session import open_trained
+    from moco.evaluate.classifier import Classifier
+    from moco.evaluate.classify import classify
+
+    classifier = Classifier.load(file)
+    which = args.checkpoint or classifier.about["checkpoint"]
+    trained = open_trained(args.run, which, args.data)
+    data = trained.labelled()
+    _check_fit(args, which, trained, classifier, data.classes)
+    size = trained.config.views.size
+    scores = {
+        name: classify(trained.backbone, classifier, images, labels, size, trained.runtime, f"evaluating {name}")
+        for name, images, labels in (("train", data.train, data.train_labels), ("val", data.val, data.val_labels))
+    }
+    _write(place, args.data or trained.config.data, which, trained, classifier, scores)
+    print_tables(readable(data.classes), scores)
+    print(f"{place.evaluation_file} holds the same\nnext:  moco report {args.run}")
+
+
+def _check_fit(args: Any, which: str, trained: TrainedRun, classifier: Classifier, classes: list[str]) -> None:
+    from moco.evaluate.protocol import fingerprint
+
+    if fingerprint(trained.backbone) != classifier.about["backbone_sha256"]:
+        about = classifier.about
+        raise UserError(
+            f"the classifier was trained on the {about['checkpoint']} checkpoint of step {about['step']}, not on {which} "
+            f"of step {trained.step}: run `moco linear {args.run} --checkpoint {which}` again"
+        )
+    if classes != classifier.classes:
+        missing = sorted(set(classes) ^ set(classifier.classes))
+        raise UserError(
+            f"the classifier knows {len(classifier.classes)} classes, {args.data or trained.config.data} has "
+            f"{len(classes)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} in one of them only"
+        )
+
+
+def readable(classes: list[str]) -> list[str]:
+    """Class names for people: the catalog's where a folder is called by a number that it knows."""
+    from moco.data.catalog import DATASETS
+
+    known = {folder: name for entry in DATASETS.values() for folder, name in entry.class_names.items()}
+    return [known.get(name, name) for name in classes]
+
+
+def _write(
+    place: RunDir, data: str | None, which: str, trained: TrainedRun, classifier: Classifier, scores: dict[str, Scores]
+) -> None:
+    from moco.environment import describe
+    from moco.files import write_json
+
+    write_json(
+        place.evaluation_file,
+        {
+            "checkpoint": which,
+            "step": trained.step,
+            "epoch": trained.epoch,
+            "protocol": classifier.about["protocol"],
+            "data": data,
+            "classes": classifier.classes,
+            "class_names": readable(classifier.classes),
+            **{
+                split: {
+                    "images": s.images,
+                    "correct": s.correct,
+                    "loss": s.loss,
+                    "top1": s.top1,
+                    "class_top1": dict(zip(classifier.classes, s.class_top1)),
+                    "class_images": dict(zip(classifier.classes, s.class_images)),
+                    "confusion": s.confusion.tolist(),
+                }
+                for split, s in scores.items()
+            },
+            "environment": describe(),
+        },
+    )
+
+
+def print_tables(names: list[str], scores: dict[str, Scores]) -> None:
+    """Two tables on stdout: accuracy by class and in all, and validation's confusion matrix if it isn't too wide."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", title="accuracy, all images")
+    for split in scores:
+        for heading in (f"{split} images", f"{split} top-1"):
+            table.add_column(heading, justify="right")
+    for row, name in enumerate(names):
+        table.add_row(name, *[t for s in scores.values() for t in (f"{s.class_images[row]:,}", _percent(s.class_top1[row]))])
+    table.add_section()
+    table.add_row("all", *[t for s in scores.values() for t in (f"{s.images:,}", _percent(s.top1))], style="bold")
+    table.add_row("loss (nats)", *[t for s in scores.values() for t in ("", f"{s.loss:.4f}")])
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = 120  # a file or a pipe has no width of its own
+    out.print(table)
+    if len(names) <= MOST_COLUMNS:
+        out.print(_confusion_table(names, scores["val"]))
+
+
+def _confusion_table(names: list[str], scores: Scores) -> Any:
+    from rich.table import Table
+
+    table = Table("", "true class", title="validation images by true class (row) and predicted class (column)", padding=(0, 1, 0, 0))
+    for number in range(len(names)):
+        table.add_column(str(number + 1), justify="right")
+    for number, (name, counts) in enumerate(zip(names, scores.confusion.tolist())):
+        cells = [f"[bold]{n}[/]" if i == number else str(n or "·") for i, n in enumerate(counts)]
+        table.add_row(str(number + 1), name, *cells)
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
