@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test lint format soak bench clean
+.PHONY: setup demo test soak lint format clean
 
 setup: $(READY)  ## virtual environment, pinned requirements, the package
 
@@ -27,6 +27,9 @@ demo: setup  ## pre-train on the built-in pictures, probe, evaluate, plot: under
 
 test: setup  ## every test but the soak
 	$(BIN)/python -m pytest
+
+soak: setup  ## fifty kill -9 and resume cycles, compared to the bit
+	MOCO_SOAK=50 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py
 
 lint: setup  ## format, lint, types: what CI runs
 	$(BIN)/ruff format --check src tests benchmarks

@@ -14,6 +14,11 @@ from moco.config import Config, from_dict
 from moco.errors import UserError
 from moco.files import write_json, write_text
 
+_OURS = (
+    "config.yaml", "environment.json", "baseline.json", "metrics.csv", "checkpoints", "linear", "evaluation.json",
+    "plots", "report.html", "tensorboard",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -25,8 +30,7 @@ class RunDir:
     def create(cls, path: str | Path, overwrite: bool = False) -> RunDir:
         """A fresh run directory. Raises `UserError` if `path` holds a run and `overwrite` isn't asked for."""
         run = cls.check_free(path, overwrite)
-        if run.config_file.exists():
-            run.clear()
+        run.clear()  # also what a run killed at its very beginning left
         try:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -42,7 +46,7 @@ class RunDir:
         if run.config_file.exists():
             if not overwrite:
                 raise UserError(f"{path} already holds a run: continue with --resume {path}, or --overwrite it")
-        elif run.root.exists() and any(run.root.iterdir()):
+        elif run.root.exists() and any(p.name not in _OURS and not p.name.startswith(".") for p in run.root.iterdir()):
             raise UserError(f"--out {path} holds other files, give a new or empty folder")
         above = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
         if not os.access(above, os.W_OK):
@@ -61,17 +65,12 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove what moco wrote here, and nothing else."""
-        for name in ("checkpoints", "linear", "plots", "tensorboard"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        for name in (
-            "config.yaml",
-            "environment.json",
-            "metrics.csv",
-            "baseline.json",
-            "evaluation.json",
-            "report.html",
-        ):
-            (self.root / name).unlink(missing_ok=True)
+        for name in _OURS:
+            path = self.root / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_config(self, config: Config, environment: dict[str, Any]) -> None:
         """Store the effective configuration, and what it ran on beside it."""

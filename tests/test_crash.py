@@ -1,0 +1,65 @@
+"""kill -9 at random moments, resume each time: the end is that of a run that was never killed.
+
+A short version runs with the tests; `make soak` asks for 50 kills (MOCO_SOAK=50).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from moco import checkpoint
+from tests.conftest import SMALL
+
+KILLS = int(os.environ.get("MOCO_SOAK", "3"))
+EPOCHS = 12 * KILLS  # three steps each: long enough that every kill finds it at work
+OPTIONS = [
+    *SMALL, f"--train.epochs={EPOCHS}", "--model.bn_splits=2", "--checkpoint.every_minutes=0.01",
+    f"--monitor.every_epochs={EPOCHS}", "--monitor.baseline=false", "--runtime.threads=1",
+]  # fmt: skip
+
+
+def start(out: Path, data: Path, cache: Path) -> subprocess.Popen[bytes]:
+    """The command that a person would type: begin, or go on if there is something to go on with."""
+    words = ["--resume", str(out)] if (out / "config.yaml").exists() else [*OPTIONS, "--data", str(data), "--out", str(out)]
+    environment = {**os.environ, "MOCO_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "moco", "pretrain", *words], stderr=log, env=environment)
+
+
+def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(labelled: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    assert start(whole, labelled, tmp_path / "cache").wait() == 0
+    lifetime_s = time.monotonic() - started
+    moments = random.Random(KILLS)
+    kills = 0
+    while kills < KILLS:
+        process = start(killed, labelled, tmp_path / "cache2")
+        try:
+            # Between the very beginning (imports, packing) and well into the training.
+            process.wait(timeout=moments.uniform(0.05, 0.9) * min(lifetime_s, 20))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0, (tmp_path / "killed.log").read_text()[-2000:]
+        break  # it reached its end between two kills
+    assert start(killed, labelled, tmp_path / "cache2").wait() == 0, (tmp_path / "killed.log").read_text()[-2000:]
+    assert kills >= min(KILLS, 2)
+    expected, found = (checkpoint.load(run / "checkpoints" / "last.pt") for run in (whole, killed))
+    assert expected["step"] == found["step"] == 3 * EPOCHS
+    different = [n for n, t in expected["model"].items() if not torch.equal(t, found["model"][n])]
+    assert different == []
+    momenta = [content["optimizer"]["state"] for content in (expected, found)]
+    assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[0])
+    assert (whole / "metrics.csv").read_text().count("\n") == (killed / "metrics.csv").read_text().count("\n")
+    assert "Traceback" not in (tmp_path / "killed.log").read_text()
