@@ -71,7 +71,7 @@ def test_random_damage_is_bad_or_decodes(kind: str) -> None:
     whole = encoded(picture(0), kind)
     rng = np.random.default_rng(0)
     outcomes = set()
-    for _ in range(40):
+    for _ in range(30):
         content = bytearray(whole)
         for place in rng.integers(0, min(len(content), 400), 4):
             content[place] = rng.integers(256)
@@ -136,7 +136,7 @@ def test_grey_modes(mode: str, kind: str) -> None:
     if mode == "I":
         image = Image.fromarray(levels.astype(np.int32))
     pixels = decode(encoded(image, kind), 80)
-    close(pixels, np.asarray(grey.convert("RGB")), 2 if kind == "JPEG" else 0)
+    close(pixels, np.asarray(grey.convert("RGB")), 3 if kind == "JPEG" else 0)
 
 
 def test_dark_sixteen_bits_stay_dark() -> None:
@@ -202,11 +202,10 @@ def test_bilevel() -> None:
     assert set(np.unique(pixels)) == {0, 255}
 
 
-def test_unconvertible_mode_is_bad() -> None:
+def test_lab() -> None:
     profile = ImageCms.createProfile("LAB")
     lab = ImageCms.profileToProfile(SMOOTH, ImageCms.createProfile("sRGB"), profile, outputMode="LAB")
-    with pytest.raises(BadImage, match="LAB"):
-        decode(encoded(lab, "TIFF"), 32)
+    close(decode(encoded(lab, "TIFF"), 80), np.asarray(SMOOTH), 3)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])

@@ -13,7 +13,7 @@ from moco.errors import UserError
 COUNTS = st.integers(1, 400)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(COUNTS, st.data(), st.integers(0, 2**63 - 1), st.integers(0, 1000))
 def test_an_epoch_is_part_of_a_permutation(count: int, data: st.DataObject, seed: int, epoch: int) -> None:
     batch = data.draw(st.integers(1, count))
@@ -30,7 +30,7 @@ def test_an_epoch_is_part_of_a_permutation(count: int, data: st.DataObject, seed
     assert np.array_equal(order, Sampler(count, batch, seed).order(epoch))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(20, 200), st.integers(0, 2**63 - 1), st.integers(0, 1000))
 def test_seed_and_epoch_matter_and_the_batch_does_not(count: int, seed: int, epoch: int) -> None:
     order = Sampler(count, count, seed).order(epoch).ravel()
@@ -47,7 +47,7 @@ def test_every_image_is_left_out_equally_often() -> None:
     assert np.abs(left - 100).max() < 5 * 9
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(COUNTS, st.integers(1, 100))
 def test_batch_larger_than_the_data(count: int, more: int) -> None:
     with pytest.raises(UserError, match=f"larger than the data .{count} images.: give --train.batch_size {count}"):

@@ -120,8 +120,10 @@ def _write(
 def print_tables(names: list[str], scores: dict[str, Scores]) -> None:
     """Two tables on stdout: accuracy by class and in all, and validation's confusion matrix if it isn't too wide."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    names = [escape(name) for name in names]
     table = Table("class", title="accuracy, all images")
     for split in scores:
         for heading in (f"{split} images", f"{split} top-1"):

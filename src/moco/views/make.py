@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.randomness import Purpose
-from moco.views import cpu, reference
+from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
 from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
@@ -34,5 +34,7 @@ def evaluation_view(source: Ragged, images: NDArray[np.int64], size: int) -> Ten
 
 def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
     """The fastest applier for the device; all give the same pixels within the tests' tolerance."""
-    applier = cpu if source.device.type == "cpu" and cpu.available() else reference
+    if source.device.type == "cuda":
+        return cuda.apply(source, images, parameters, pipeline)
+    applier = cpu if cpu.available() else reference
     return applier.apply(source, images, parameters, pipeline)

@@ -28,5 +28,12 @@ class Ragged:
     def device(self) -> torch.device:
         return self.pixels.device
 
+    def upload(self, values: NDArray[np.generic]) -> torch.Tensor:
+        """`values` on the pixels' device; a GPU is not waited for."""
+        tensor = torch.from_numpy(values)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
     def __len__(self) -> int:
         return len(self.offsets)

@@ -7,6 +7,8 @@ closely); colours are clamped to [0, 1] after each step of the jitter, as there.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,17 +38,21 @@ def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pip
 
 def normalise(views: Tensor, pipeline: Pipeline) -> Tensor:
     """(x - mean) / std per channel; float32 (N, 3, H, W) in [0, 1] before."""
-    mean = views.new_tensor(pipeline.mean)[:, None, None]
-    std = views.new_tensor(pipeline.std)[:, None, None]
+    mean, std = (_per_channel(values, views.device) for values in (pipeline.mean, pipeline.std))
     return (views - mean) / std
+
+
+@cache
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(3, 1, 1) on `device`, uploaded once."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def crop_resize(source: Ragged, images: NDArray[np.int64], parameters: Parameters, size: int) -> Tensor:
     """The crops, resampled bilinearly with antialiasing: float32 (N, 3, size, size) in [0, 1]."""
     windows = gather(source, images, parameters.window)  # (N, H, W, 3)
     n, height, width, _ = windows.shape
-    box = torch.from_numpy(parameters.box).to(windows.device)
-    window = torch.from_numpy(parameters.window).to(windows.device)
+    box, window = source.upload(parameters.box), source.upload(parameters.window)
     rows = resampling(box[:, 0] - window[:, 0], box[:, 2], window[:, 2] - window[:, 0], height, size)
     columns = resampling(box[:, 1] - window[:, 1], box[:, 3], window[:, 3] - window[:, 1], width, size)
     tall = torch.bmm(rows, windows.reshape(n, height, width * 3)).reshape(n, size, width, 3)  # rows resampled
@@ -60,9 +66,8 @@ def gather(source: Ragged, images: NDArray[np.int64], window: NDArray[np.int32])
     y = np.minimum(np.arange(heights.max())[None], heights[:, None] - 1) + window[:, :1]  # (N, H)
     x = np.minimum(np.arange(widths.max())[None], widths[:, None] - 1) + window[:, 1:2]  # (N, W)
     row_start = source.offsets[images, None] + y.astype(np.int64) * source.widths[images, None] * 3
-    device = source.device
-    start = torch.from_numpy(row_start).to(device)[:, :, None] + 3 * torch.from_numpy(x).to(device)[:, None]
-    channels = torch.arange(3, device=device)
+    start = source.upload(row_start)[:, :, None] + 3 * source.upload(x)[:, None]
+    channels = torch.arange(3, device=source.device)
     return source.pixels[start[..., None] + channels].float()
 
 

@@ -1,0 +1,219 @@
+"""Packing: bad images are counted, named once and skipped; nothing half-made stays; any number of threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moco.config import StoreConfig
+from moco.data.dataset import open_dataset
+from moco.data.folder import scan
+from moco.data.images import decode
+from moco.data.pack import pack_items
+from moco.data.parallel import in_order
+from moco.data.store import Store
+from moco.errors import UserError
+from tests.conftest import write_pictures
+
+
+def pack(source: Path, store: Path, short_side: int = 24, max_bad: float = 0.01) -> Store:
+    items = scan(str(source))
+    pack_items(store, items, list(range(len(items))), ["a"] * len(items), short_side, max_bad, "train")
+    return Store.open(store)
+
+
+def spoil(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(b"no image")
+
+
+def open_at(source: Path, cache: Path, max_bad: float = 0.01) -> Store:
+    return open_dataset(str(source), StoreConfig(cache=str(cache), max_bad=max_bad), 24).train
+
+
+# --- what is packed -----------------------------------------------------------------------------------------
+
+
+def test_pixels_are_the_decoded_ones(flat: Path, tmp_path: Path) -> None:
+    store = pack(flat, tmp_path / "store")
+    items = scan(str(flat))
+    assert store.names == [item.name for item in items]
+    assert store.labels.tolist() == list(range(24))
+    for i, item in enumerate(items):
+        assert np.array_equal(store.image(i), decode(item.read(), 24))
+
+
+@pytest.mark.parametrize("cores", [1, 2, 7])
+def test_same_bytes_for_any_number_of_threads(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    pack(flat, tmp_path / "base")
+    monkeypatch.setattr("moco.data.parallel.cores", lambda: cores)
+    pack(flat, tmp_path / "other")
+    for path in (tmp_path / "base").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.timeout(30)
+def test_results_come_in_order_and_not_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moco.data.parallel.cores", lambda: 2)
+    lock, started = threading.Lock(), 0
+
+    def work(n: int) -> int:
+        nonlocal started
+        with lock:
+            started += 1
+        return n * n
+
+    with closing(in_order(work, iter(range(1000)))) as results:
+        assert next(results) == 0
+        assert started <= 2 * 16
+        assert [next(results) for _ in range(10)] == [n * n for n in range(1, 11)]
+    assert started <= 2 * 16 + 11  # closing drops the rest
+    assert list(in_order(work, range(100))) == [n * n for n in range(100)]
+
+
+# --- bad images ---------------------------------------------------------------------------------------------
+
+
+def test_bad_images_are_counted_named_once_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_pictures(tmp_path / "photos", 8)
+    spoil(source, "002.jpg", "with\nnewline.jpg", "undecodable-\udcff.jpg")
+    (source / "empty.jpg").touch()
+    (source / "dangling.jpg").symlink_to("nowhere")
+    (source / "loop.jpg").symlink_to("loop.jpg")
+    store = pack(source, tmp_path / "store")
+    assert store.names == [f"{i:03}.jpg" for i in range(8) if i != 2]
+    assert [store.labels[i] for i in range(7)] == [0, 1, 3, 4, 5, 6, 7]  # each label stays with its image
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if "bad images" in line]
+    assert line.startswith("skipped 6 bad images: 002.jpg (not an image")
+    for name in ("dangling.jpg (No such file", "empty.jpg (empty file)", "loop.jpg (Too many", "with\\nnewline.jpg", "\\udcff"):
+        assert line.count(name) == 1
+    skipped = json.loads((tmp_path / "store/manifest.json").read_text())["skipped"]
+    assert [name for name, _ in skipped] == [item.name for item in scan(str(source)) if item.name not in store.names]
+
+
+def test_many_bad_images_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_pictures(tmp_path / "photos", 5)
+    spoil(source, *(f"bad-{i:02}.jpg" for i in range(15)))
+    assert len(pack(source, tmp_path / "store", max_bad=0.9)) == 5
+    assert "bad-09.jpg (not an image (JPEG, PNG, WEBP, BMP, TIFF, GIF, PPM)), and 5 more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "max_bad", "stops"),
+    [
+        (20, 1, 0.01, False),  # a handful never stops a small folder
+        (20, 10, 0.01, False),
+        (20, 11, 0.01, True),
+        (20, 11, 0.5, False),
+        (20, 1, 0.0, True),  # none is none
+        (1, 1, 0.01, False),
+        (0, 1, 0.01, True),  # nothing is left
+        (0, 3, 0.99, True),
+    ],
+)
+def test_too_many_bad_images_stop(tmp_path: Path, good: int, bad: int, max_bad: float, stops: bool) -> None:
+    source = write_pictures(tmp_path / "photos", good)
+    spoil(source, *(f"bad{i}.jpg" for i in range(bad)))
+    if not stops:
+        assert len(open_at(source, tmp_path / "cache", max_bad)) == good
+        return
+    with pytest.raises(UserError, match=r"are bad, too many \(--store.max_bad\): bad0.jpg \(not an image"):
+        open_at(source, tmp_path / "cache", max_bad)
+    assert leftovers(tmp_path / "cache") == []
+
+
+def leftovers(cache: Path) -> list[str]:
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock"]
+
+
+# --- disks --------------------------------------------------------------------------------------------------
+
+PACK = """
+import sys
+from moco.cli import dispatch
+from moco.config import StoreConfig
+from moco.data.dataset import open_dataset
+from moco.errors import UserError
+try:
+    open_dataset(sys.argv[1], StoreConfig(cache=sys.argv[2]), 400)
+except UserError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def pack_in_a_process(source: Path, cache: Path, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PACK, str(source), str(cache)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=before)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB, where mounting one is allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"can't mount a tmpfs here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk(small_disk: Path, flat: Path) -> None:
+    done = pack_in_a_process(flat, small_disk)
+    assert done.returncode == 1
+    assert "refused: can't pack into" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "--store.cache DIR" in done.stderr
+    assert leftovers(small_disk) == []
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2000, 100_000, 138_300])
+def test_file_size_limit_anywhere_in_the_store(flat: Path, tmp_path: Path, limit: int) -> None:
+    """0 to 100,000 hit the pixels, the last one the end of them or what follows."""
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    cache = tmp_path / "cache"
+    done = pack_in_a_process(flat, cache, lower)
+    assert done.returncode == 1, done.stderr
+    assert "refused: can't pack into" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert leftovers(cache) == []
+    assert len(open_at(flat, cache)) == 24  # and it packs once there is room
+
+
+def test_read_only_cache(flat: Path, open_folder: Path, unprivileged: Callable[[], None]) -> None:
+    source = write_pictures(open_folder / "photos", 4)
+    cache = open_folder / "cache"
+    packed = open_at(source, cache)
+    cache.chmod(0o555)
+    unprivileged()
+    assert open_at(source, cache).fingerprint == packed.fingerprint  # reading needs no lock
+    (source / "000.jpg").unlink()
+    with pytest.raises(UserError, match=r"can't write the cache .*Permission denied \(give --store.cache DIR\)"):
+        open_at(source, cache)
+    with pytest.raises(UserError, match="can't write the cache"):
+        open_at(source, cache / "below")
+
+
+def test_cache_that_is_a_file(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="can't write the cache"):
+        open_at(flat, tmp_path / "file")
+    with pytest.raises(UserError, match="can't write the cache"):
+        open_at(flat, tmp_path / "file" / "below")
+    assert os.listdir(tmp_path) == ["file"]
