@@ -13,7 +13,7 @@ from PIL import Image
 
 # Options that make a real run small: one step takes some 20 ms.
 SMALL = [
-    "--model.backbone=resnet18", "--model.queue_size=32", "--model.dim=16", "--views.size=32",
+    "--model.backbone=timm/test_resnet", "--model.queue_size=32", "--model.dim=16", "--views.size=32",
     "--train.batch_size=8", "--train.epochs=2", "--runtime.precision=float32", "--recipe=folder-cpu",
 ]  # fmt: skip
 

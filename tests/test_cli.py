@@ -77,7 +77,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"moco {__version__}\n"
 
 
-def test_a_bug_is_exit_1_with_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_is_exit_1_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("moco.cli.dispatch", lambda argv: 1 / 0)
     assert main(["pretrain"]) == 1
     said = capsys.readouterr().err

@@ -28,7 +28,9 @@ OPTIONS = [
 
 def start(out: Path, data: Path, cache: Path) -> subprocess.Popen[bytes]:
     """The command that a person would type: begin, or go on if there is something to go on with."""
-    words = ["--resume", str(out)] if (out / "config.yaml").exists() else [*OPTIONS, "--data", str(data), "--out", str(out)]
+    words = (
+        ["--resume", str(out)] if (out / "config.yaml").exists() else [*OPTIONS, "--data", str(data), "--out", str(out)]
+    )
     environment = {**os.environ, "MOCO_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     with (out.parent / f"{out.name}.log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-m", "moco", "pretrain", *words], stderr=log, env=environment)

@@ -30,7 +30,12 @@ def test_the_header_is_a_record(name: str) -> None:
 def test_imagenette_is_the_seeds_row() -> None:
     config = parse(shipped()["imagenette"])
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
-    assert (model.backbone, model.queue_size, model.momentum, model.temperature) == ("resnext50_32x4d", 16384, 0.999, 0.2)
+    assert (model.backbone, model.queue_size, model.momentum, model.temperature) == (
+        "resnext50_32x4d",
+        16384,
+        0.999,
+        0.2,
+    )
     assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.03, 0.9, 1e-4)
     assert (schedule.name, schedule.min_lr, schedule.warmup_epochs) == ("cosine", 5e-7, 0)
     assert (config.train.epochs, config.train.batch_size, config.views.pipeline, model.mlp) == (600, 32, "v2", True)

@@ -1,6 +1,7 @@
 """The command `moco`: find the subcommand, run it, turn how it ended into an exit code.
 
-Exit codes: 0 done, 1 a bug or a failed training, 2 the user's mistake, 75 interrupted and resumable.
+Exit codes: 0 done, 1 a bug, a failed training or a serious finding of the doctor, 2 the user's mistake,
+75 interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import traceback
 from importlib import import_module
 
 from moco import __version__
-from moco.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, TrainingFailed, UserError, nearest
+from moco.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    FoundProblems,
+    Interrupted,
+    TrainingFailed,
+    UserError,
+    nearest,
+)
 
 COMMANDS = {
     "download": "fetch a known data set, verified",
@@ -19,6 +28,7 @@ COMMANDS = {
     "evaluate": "accuracy on train and validation, all images",
     "report": "the plots of one run",
     "bench": "throughput here, against the limit of this machine",
+    "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",
 }
 
@@ -59,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"moco: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except TrainingFailed as failure:
+    except (TrainingFailed, FoundProblems) as failure:
         print(f"moco: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

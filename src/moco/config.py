@@ -152,12 +152,13 @@ class CheckpointConfig:
     """What is kept.
 
     Attributes:
-        every_epochs: interval of the checkpoints at an epoch's end.
+        every_epochs: interval of the checkpoints at an epoch's end; default: every epoch, unless saving would
+            then take more than a twentieth of the time.
         every_minutes: interval in the middle of an epoch, in minutes; 0 for none.
         keep: the last so many stay, and the best.
     """
 
-    every_epochs: int = 1
+    every_epochs: int | None = None
     every_minutes: float = 10.0
     keep: int = 3
 

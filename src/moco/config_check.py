@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from moco.config import Config, ModelConfig
 from moco.errors import UserError
@@ -24,7 +24,7 @@ _SHARES = ("optimizer.momentum", "model.momentum", "store.holdout", "store.max_b
 
 def check(config: Config) -> None:
     """Raise one `UserError` that lists every value that can't be right."""
-    problems = list(_problems(config, flat(config)))
+    problems = list(_wrong_types(config)) or list(_problems(config, flat(config)))
     if problems:
         raise UserError("; ".join(problems))
 
@@ -41,6 +41,31 @@ def _flat(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, value
+
+
+def _wrong_types(record: Any, prefix: str = "") -> Iterator[str]:
+    """Values that a hand-edited file brought in: nothing else compares them with what the fields may hold."""
+    hints = get_type_hints(type(record))
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if is_dataclass(value):
+            yield from _wrong_types(value, f"{prefix}{f.name}.")
+        elif not _fits(value, hints[f.name]):
+            wanted = hints[f.name].__name__ if isinstance(hints[f.name], type) else f.type
+            yield f"{prefix}{f.name} is {value!r}, give {wanted}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
+    if origin is not None:  # X | None
+        return any(_fits(value, h) for h in inner)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _problems(config: Config, values: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The two ways a command ends early on purpose, and how a wrong name is answered."""
+"""The ways a command ends early on purpose, and how a wrong name is answered."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class UserError(Exception):
 
 class TrainingFailed(Exception):
     """Training went wrong in a way nobody typed: a non-finite loss, say (exit code 1, one line)."""
+
+
+class FoundProblems(Exception):
+    """The doctor did its work and found something serious (exit code 1, one line)."""
 
 
 class Interrupted(Exception):

@@ -47,11 +47,14 @@ def test_a_run_leaves_what_the_design_lists(finished: Path) -> None:
     assert float(last["queue_fill"]) == 1
     assert float(last["embedding_std"]) > 0
     config = yaml.safe_load((finished / "config.yaml").read_text())
-    assert config["model"]["backbone"] == "resnet18"
+    assert config["model"]["backbone"] == "timm/test_resnet"
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0] or environment["versions"]["torch"]
     assert set(environment["data"]) == {"train", "val"}
-    assert set(json.loads((finished / "baseline.json").read_text())) == {"raw_pixels_knn_top1", "random_backbone_knn_top1"}
+    assert set(json.loads((finished / "baseline.json").read_text())) == {
+        "raw_pixels_knn_top1",
+        "random_backbone_knn_top1",
+    }
     assert list((finished / "tensorboard").iterdir())
 
 
@@ -97,7 +100,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert "imagenette" in error_of(capsys, "--recipe", "imagenete", "--data", data, "--out", str(out))
     assert "resnet18" in error_of(capsys, *SMALL, "--data", data, "--out", str(out), "--model.backbone=resnt18")
     assert "--model.backbone" in error_of(capsys, *SMALL, "--data", data, "--out", str(out), "--model.backbon=x")
-    assert "larger than the data" in error_of(capsys, *SMALL, "--data", data, "--out", str(out), "--train.batch_size=25", "--model.queue_size=64")
+    assert "larger than the data" in error_of(
+        capsys, *SMALL, "--data", data, "--out", str(out), "--train.batch_size=25", "--model.queue_size=64"
+    )
     several = error_of(capsys, *SMALL, "--data", data, "--out", str(out), "--optimizer.lr=-1", "--train.epochs=0")
     assert "optimizer.lr" in several
     assert "train.epochs" in several
@@ -119,7 +124,7 @@ def test_resume_refuses_another_run_than_the_one_it_continues(
     finished: Path, labelled: Path, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resume = ("--resume", str(finished))
-    assert "model.backbone was resnet18, now resnet34" in error_of(capsys, *resume, "--model.backbone=resnet34")
+    assert "model.backbone was timm/test_resnet, now resnet34" in error_of(capsys, *resume, "--model.backbone=resnet34")
     assert "optimizer.lr" in error_of(capsys, *resume, "--optimizer.lr=0.5")
     assert "data has changed" in error_of(capsys, *resume, "--data", str(flat))
     assert "no such folder" in error_of(capsys, "--resume", str(tmp_path / "nowhere"))

@@ -111,9 +111,7 @@ def test_ordinary_names_are_allowed(name: str) -> None:
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path, kept: float) -> None:
-    whole = write(
-        tmp_path / "a.tgz", *(member(f"a/{i}.png") for i in range(50)), content=bytes(range(256)) * 9
-    )
+    whole = write(tmp_path / "a.tgz", *(member(f"a/{i}.png") for i in range(50)), content=bytes(range(256)) * 9)
     data = whole.read_bytes()
     whole.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(UserError, match="is damaged"):

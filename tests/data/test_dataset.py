@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import picture, write_pictures
+from tests.data.conftest import write_tar
 
 from moco.config import StoreConfig
 from moco.data import shapes
 from moco.data.dataset import cache_folder, open_dataset
 from moco.data.store import Dataset
 from moco.errors import UserError
-from tests.conftest import picture, write_pictures
-from tests.data.conftest import write_tar
 
 
 @pytest.fixture
@@ -102,7 +102,9 @@ def test_shapes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- changes ------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_folder_is_packed_again_and_says_so(photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_folder_is_packed_again_and_says_so(
+    photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = opened(photos, cache)
     assert "changed" not in capsys.readouterr().err
     picture(99).save(photos / "new.jpg")

@@ -127,9 +127,7 @@ def test_another_file_of_the_same_size_is_refused(server: Server, tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"<html>log in first</html>"])
-def test_another_size_is_refused_before_it_is_downloaded(
-    server: Server, tmp_path: Path, content: bytes
-) -> None:
+def test_another_size_is_refused_before_it_is_downloaded(server: Server, tmp_path: Path, content: bytes) -> None:
     server.behaviour.content = content
     with pytest.raises(UserError, match=f"offers {len(content)} bytes instead of {len(CONTENT)}"):
         fetch(entry(server), tmp_path, FAST)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.data.conftest import write_tar
 
 from moco.data.folder import fingerprint, scan
 from moco.data.item import Item, is_image_name, printable
 from moco.errors import UserError
-from tests.data.conftest import write_tar
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -68,7 +68,7 @@ def test_comma_in_a_name(tmp_path: Path) -> None:
 def test_hidden_files_and_folders(tmp_path: Path) -> None:
     tree = ["a.jpg", "._a.jpg", ".thumb.jpg", ".git/b.jpg", "x/.cache/c.jpg", ".jpg", "x/d.jpg"]
     touch(tmp_path / "photos", *tree)
-    tar = write_tar(tmp_path / "photos.tar", {name: b"" for name in tree})
+    tar = write_tar(tmp_path / "photos.tar", dict.fromkeys(tree, b""))
     assert names(tmp_path / "photos") == names(tar) == ["a.jpg", "x/d.jpg"]
 
 
@@ -149,7 +149,15 @@ def test_unreadable_folder_is_named(
 
 # --- names --------------------------------------------------------------------------------------------------
 
-ODD = ["with space.jpg", "new\nline.jpg", "tab\t.jpg", "Müller.jpg", "猫.jpg", "undecodable-\udcff\udcfe.jpg", "a'\"b.jpg"]
+ODD = [
+    "with space.jpg",
+    "new\nline.jpg",
+    "tab\t.jpg",
+    "Müller.jpg",
+    "猫.jpg",
+    "undecodable-\udcff\udcfe.jpg",
+    "a'\"b.jpg",
+]
 
 
 def test_odd_names(tmp_path: Path) -> None:
@@ -281,7 +289,7 @@ def test_fingerprint_sees_every_change(tmp_path: Path) -> None:
         lambda: (tmp_path / "c.jpg").rename(tmp_path / "d.jpg"),
         lambda: (tmp_path / "a.jpg").write_bytes(b"longer than before"),
         lambda: os.utime(tmp_path / "b.jpg", ns=(0, 12345)),
-        lambda: (tmp_path / "a.jpg").unlink(),
+        (tmp_path / "a.jpg").unlink,
     ]
     for change in changes:
         change()

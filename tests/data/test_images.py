@@ -9,10 +9,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
-
-from moco.data.images import BadImage, decode, without_remarks
 from tests.conftest import picture
 from tests.data.conftest import encoded
+
+from moco.data.images import BadImage, decode, without_remarks
 
 SMOOTH = picture(3, 40, 60).resize((120, 80), Image.Resampling.BICUBIC)
 
@@ -233,7 +233,7 @@ UPRIGHT = {
     5: lambda a: a.swapaxes(0, 1),
     6: lambda a: np.rot90(a, -1),
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: np.rot90(a),
+    8: np.rot90,
 }
 
 

@@ -39,7 +39,9 @@ def test_split_tree(val: str, root: str) -> None:
     assert layout.val is not None
     assert len(layout.train.items) == 20
     assert len(layout.val.items) == 6
-    assert all(item.name.startswith(f"{root}train/{layout.classes[n]}/") for item, n in zip(*vars(layout.train).values()))
+    assert all(
+        item.name.startswith(f"{root}train/{layout.classes[n]}/") for item, n in zip(*vars(layout.train).values())
+    )
     assert all(item.name.startswith(f"{root}{val}/{layout.classes[n]}/") for item, n in zip(*vars(layout.val).values()))
     assert layout.note == "20 train and 6 validation images, 2 classes"
 
@@ -135,7 +137,9 @@ def test_holdout_is_stable() -> None:
     assert len(grown & base) >= len(base) - 2
 
 
-@pytest.mark.parametrize(("count", "holdout", "held"), [(2, 0.1, 1), (1, 0.5, 0), (2, 0.99, 1), (10, 0.0, 0), (10, 0.5, 5)])
+@pytest.mark.parametrize(
+    ("count", "holdout", "held"), [(2, 0.1, 1), (1, 0.5, 0), (2, 0.99, 1), (10, 0.0, 0), (10, 0.5, 5)]
+)
 def test_small_classes_keep_one_on_each_side(count: int, holdout: float, held: int) -> None:
     layout = read(*classes_of("", "ab", count), holdout=holdout)
     assert len(layout.train.items) == 2 * (count - held)

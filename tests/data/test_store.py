@@ -84,7 +84,7 @@ def truncate(name: str, length: int) -> Callable[[Path], object]:
 
 def swap(folder: Path) -> None:
     labels = np.load(folder / "labels.npy")
-    np.save(folder / "labels.npy", labels[::-1])
+    np.save(folder / "labels.npy", 1 - labels)
 
 
 def manifest_with(**values: object) -> Callable[[Path], object]:

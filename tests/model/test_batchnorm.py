@@ -52,7 +52,9 @@ def test_networks_without_batchnorm_are_refused() -> None:
 
 def test_keys_are_shuffled_between_the_parts_and_put_back() -> None:
     torch.manual_seed(1)
-    model = MoCo(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 4, 16, bn_splits=2)
+    model = MoCo(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 4, 16, bn_splits=2
+    )
     images, order = torch.rand(6, 3, 4, 4), torch.tensor([5, 2, 0, 1, 4, 3])
     keys = model.keys(images, order)
     for part in order.chunk(2):  # each part is its own little batch

@@ -16,7 +16,9 @@ from moco.runtime import Runtime
 from moco.train.optimizer import build_optimizer
 from moco.train.step import train_step
 
-REFERENCE = Path(os.environ.get("MOCO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference")) / "moco_v2_step.npz"
+REFERENCE = (
+    Path(os.environ.get("MOCO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference")) / "moco_v2_step.npz"
+)
 TOLERANCE = 1e-5  # float32, another order of the same sums
 
 
@@ -49,7 +51,9 @@ def state(data: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
         if key.startswith(prefix):
             name = key.removeprefix(prefix)
             tensor = torch.from_numpy(np.array(value))
-            found[ours(name)] = tensor.T.contiguous() if name == "queue" else tensor.reshape(-1) if name == "queue_ptr" else tensor
+            found[ours(name)] = (
+                tensor.T.contiguous() if name == "queue" else tensor.reshape(-1) if name == "queue_ptr" else tensor
+            )
     return found
 
 

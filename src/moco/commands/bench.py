@@ -174,5 +174,7 @@ def _print(result: dict[str, Any]) -> None:
         table.add_row(f"  {part.replace('_', ' ')}, ms a step", f"{milliseconds:,.1f}", "", "")
     console = Console()
     console.print(table)
-    console.print(f"{result['processor']}, {result['cores']} cores, {' '.join(result['instruction_sets'])}; {result['device']}")
+    console.print(
+        f"{result['processor']}, {result['cores']} cores, {' '.join(result['instruction_sets'])}; {result['device']}"
+    )
     console.print(f"{result['precision']}: {result['precision_reason']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from moco.commands.parsing import Parser
@@ -65,8 +66,8 @@ def _check_fit(args: Any, which: str, trained: TrainedRun, classifier: Classifie
     if fingerprint(trained.backbone) != classifier.about["backbone_sha256"]:
         about = classifier.about
         raise UserError(
-            f"the classifier was trained on the {about['checkpoint']} checkpoint of step {about['step']}, not on {which} "
-            f"of step {trained.step}: run `moco linear {args.run} --checkpoint {which}` again"
+            f"the classifier was trained on the {about['checkpoint']} checkpoint of step {about['step']}, "
+            f"not on {which} of step {trained.step}: run `moco linear {args.run} --checkpoint {which}` again"
         )
     if classes != classifier.classes:
         missing = sorted(set(classes) ^ set(classifier.classes))
@@ -124,27 +125,29 @@ def print_tables(names: list[str], scores: dict[str, Scores]) -> None:
     from rich.table import Table
 
     names = [escape(name) for name in names]
-    table = Table("class", title="accuracy, all images")
+    table = Table("class")
     for split in scores:
         for heading in (f"{split} images", f"{split} top-1"):
             table.add_column(heading, justify="right")
     for row, name in enumerate(names):
-        table.add_row(name, *[t for s in scores.values() for t in (f"{s.class_images[row]:,}", _percent(s.class_top1[row]))])
+        cells = [(f"{s.class_images[row]:,}", _percent(s.class_top1[row])) for s in scores.values()]
+        table.add_row(name, *chain(*cells))
     table.add_section()
-    table.add_row("all", *[t for s in scores.values() for t in (f"{s.images:,}", _percent(s.top1))], style="bold")
-    table.add_row("loss (nats)", *[t for s in scores.values() for t in ("", f"{s.loss:.4f}")])
+    table.add_row("all", *chain(*[(f"{s.images:,}", _percent(s.top1)) for s in scores.values()]), style="bold")
+    table.add_row("loss (nats)", *chain(*[("", f"{s.loss:.4f}") for s in scores.values()]))
     out = Console(highlight=False)
     if not out.is_terminal:
         out.width = 120  # a file or a pipe has no width of its own
-    out.print(table)
+    out.print("accuracy on all images", table)
     if len(names) <= MOST_COLUMNS:
+        out.print("validation images by true class (rows) and predicted class (columns)")
         out.print(_confusion_table(names, scores["val"]))
 
 
 def _confusion_table(names: list[str], scores: Scores) -> Any:
     from rich.table import Table
 
-    table = Table("", "true class", title="validation images by true class (row) and predicted class (column)", padding=(0, 1, 0, 0))
+    table = Table("", "true class", padding=(0, 1, 0, 0))
     for number in range(len(names)):
         table.add_column(str(number + 1), justify="right")
     for number, (name, counts) in enumerate(zip(names, scores.confusion.tolist())):

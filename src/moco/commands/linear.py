@@ -53,7 +53,9 @@ def parser() -> Parser:
 def run(args: Any) -> None:
     """Train the classifier, store it with its metrics and result, and print what came out."""
     given = given_options(args)
+    from moco.commands.linear_summary import final_scores, summary
     from moco.commands.session import open_trained
+    from moco.environment import describe
     from moco.evaluate.protocol import proven
     from moco.files import write_json
 
@@ -67,13 +69,11 @@ def run(args: Any) -> None:
         "protocol": args.protocol, "checkpoint": args.checkpoint, "step": trained.step, "epoch": trained.epoch,
         "backbone_sha256": proof.backbone_sha256,
     }  # fmt: skip
-    result = source | about | _scores(rows, args.protocol) | {
+    result = source | about | final_scores(rows, args.protocol) | {
         "train_images": len(data.train), "val_images": len(data.val), "classes": data.classes,
         "data": args.data or trained.config.data, "seconds": time.perf_counter() - started, "proof": proof.as_dict(),
     }  # fmt: skip
     _store(trained, weight, bias, data.classes, source)
-    from moco.environment import describe
-
     write_json(trained.run.linear / "result.json", result | {"environment": describe()})
     print(summary(args.run, result))
 
@@ -119,13 +119,15 @@ def _fit_sgd(trained: TrainedRun, data: Labelled, given: dict[str, Any], proof: 
 
     options, size = SgdOptions(**given), trained.config.views.size
     pairs = {"train": (data.train, data.train_labels), "val": (data.val, data.val_labels)}
-    train, val = (
-        Split(images, labels, features_of(trained.backbone, images, size, trained.runtime, progress=f"features, {name}"))
-        for name, (images, labels) in pairs.items()
-    )
+
+    def split(name: str) -> Split:
+        images, labels = pairs[name]
+        features = features_of(trained.backbone, images, size, trained.runtime, progress=f"features, {name}")
+        return Split(images, labels, features)
+
     report = _metrics_writer(trained, say_each=options.epochs)
     fitted = linear_sgd(
-        trained.backbone, train, val, len(data.classes), size, options, trained.runtime, proof, report
+        trained.backbone, split("train"), split("val"), len(data.classes), size, options, trained.runtime, proof, report
     )
     about = {"options": asdict(options), "lr": fitted.lr, "weight_decay": options.weight_decay}
     return fitted.weight, fitted.bias, fitted.rows, about
@@ -145,6 +147,7 @@ def _validation(trained: TrainedRun, data: Labelled, weight: Tensor, bias: Tenso
 
 def _metrics_writer(trained: TrainedRun, say_each: int | None = None) -> Callable[[list[Row]], None]:
     """Writes `linear/metrics.csv`; an earlier classifier leaves first, so that the folder never mixes two fits."""
+    from moco.commands.linear_summary import percent
     from moco.console import say
     from moco.train.metrics import write_csv
 
@@ -166,43 +169,3 @@ def _store(trained: TrainedRun, weight: Tensor, bias: Tensor, classes: list[str]
     from moco.evaluate.classifier import Classifier
 
     Classifier(weight, bias, classes, source).save(trained.run.linear / "classifier.pt")
-
-
-def _scores(rows: list[Row], protocol: str) -> dict[str, Any]:
-    """The last epoch's figures, and, said as such, the best epoch's on validation."""
-    last = rows[-1]
-    scores: dict[str, Any] = {name: last[name] for name in ("loss", "train_top1", "val_top1", "val_loss")}
-    if protocol == "sgd":
-        best = max(rows, key=lambda row: row["val_top1"] or 0.0)
-        scores |= {"best_on_validation_top1": best["val_top1"], "best_on_validation_epoch": best["epoch"]}
-    return scores
-
-
-def summary(run: str, result: dict[str, Any]) -> str:
-    """What is printed at the end."""
-    val, train = percent(result["val_top1"]), percent(result["train_top1"])
-    tensors = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result["proof"]["trained_tensors"].items())
-    lines = [
-        f"linear classification ({result['protocol']}) of the {result['checkpoint']} checkpoint, epoch {result['epoch']}",
-        f"  top-1  {val} of {result['val_images']:,} validation images, {train} of {result['train_images']:,} train images",
-    ]
-    if result["protocol"] == "cached":
-        lines.append(
-            f"  lr {result['lr']:.3g}, weight decay {result['weight_decay']:.3g} of {len(result['grid'])} tried, chosen on "
-            f"{result['held_out_images']:,} held-out train images ({percent(result['held_out_top1'])})"
-        )
-    else:
-        lines.append(
-            f"  that is the last epoch; the best on validation was epoch {result['best_on_validation_epoch']} with "
-            f"{percent(result['best_on_validation_top1'])}, a choice made on validation; lr {result['lr']:.3g}"
-        )
-    lines += [
-        f"  trained: {tensors}; the backbone's {result['proof']['frozen_tensors']} tensors are unchanged (SHA-256)",
-        f"  {run}/linear holds classifier.pt, metrics.csv, result.json  ({result['seconds']:.0f} s)",
-        f"next:  moco evaluate {run}",
-    ]
-    return "\n".join(lines)
-
-
-def percent(share: float | int | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

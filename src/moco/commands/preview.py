@@ -18,7 +18,9 @@ GAP = 4  # px
 def parser() -> RecipeParser:
     """The options of a recipe, and where the picture goes."""
     p = RecipeParser("preview", "Draw the augmented views: per row the evaluation view, then pairs of views.", EXAMPLE)
-    p.add_argument("--out", type=str, default=argparse.SUPPRESS, metavar="PNG", help="the picture (default: preview.png)")
+    p.add_argument(
+        "--out", type=str, default=argparse.SUPPRESS, metavar="PNG", help="the picture (default: preview.png)"
+    )
     p.add_argument("--rows", type=int, default=argparse.SUPPRESS, help="images shown (default: 8)")
     return p
 

@@ -27,7 +27,8 @@ def run(args: Any) -> None:
     if not place.metrics_file.is_file():
         raise UserError(f"nothing to plot in {args.run}: no metrics.csv yet, has the first epoch ended?")
     config = place.read_config()
-    about = f"{config.model.backbone}, {config.views.size} px, queue {config.model.queue_size:,}, T {config.model.temperature:g}"
+    model = config.model
+    about = f"{model.backbone}, {config.views.size} px, queue {model.queue_size:,}, T {model.temperature:g}"
     title = f"{place.root.resolve().name}  ({about})"
     written, missing = write_plots(title, place.metrics_file, place.linear / "metrics.csv", place.plots)
     for path in written:

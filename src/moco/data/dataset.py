@@ -67,7 +67,7 @@ class _Source:
 
 
 def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
-    path = _place(spec)
+    path = place(spec)
     items = scan(path)
     layout = arrange(items, config.labels, config.holdout)
     how = (short_side, config.labels, config.holdout)
@@ -91,7 +91,7 @@ def _pack_split(folder: Path, layout: Layout, split: str, short_side: int, max_b
     pack_items(folder, chosen.items, chosen.labels, layout.classes, short_side, max_bad, split)
 
 
-def _place(spec: str) -> str:
+def place(spec: str) -> str:
     """The path that `spec` names: itself, or where a data set of the catalog was downloaded to."""
     if os.path.lexists(spec) or not spec.isidentifier():
         return spec

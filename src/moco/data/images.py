@@ -46,18 +46,19 @@ def decode(content: bytes, short_side: int) -> NDArray[np.uint8]:
     still at least the target. Raises `BadImage`, also for more pixels than Pillow takes for a decompression
     bomb (twice `PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    if not content:
-        raise BadImage("empty file")
-    try:
+    with _damage_named(content):
         image = to_rgb(_upright(content, short_side))
         target = _scaled(image.size, short_side)
         if target != image.size:
             image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
         return np.asarray(image)
-    except Image.UnidentifiedImageError:
-        raise BadImage(f"not an image ({', '.join(FORMATS)})") from None
-    except _DAMAGE as error:
-        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def header(content: bytes) -> tuple[int, int, str]:
+    """Width and height in pixels as stored, and the kind (`JPEG RGB`), without decoding. Raises `BadImage`."""
+    with _damage_named(content):
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        return image.width, image.height, f"{image.format} {image.mode}"
 
 
 @contextlib.contextmanager
@@ -80,6 +81,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _damage_named(content: bytes) -> Iterator[None]:
+    """Turn what Pillow raises over bad content into `BadImage`."""
+    if not content:
+        raise BadImage("empty file")
+    try:
+        yield
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"not an image ({', '.join(FORMATS)})") from None
+    except _DAMAGE as error:
+        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _upright(content: bytes, short_side: int) -> Image.Image:

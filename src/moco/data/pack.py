@@ -97,9 +97,16 @@ def _write_header(file: IO[bytes], count: int) -> None:
 
 
 def pack_items(
-    folder: Path, items: list[Item], labels: list[int], classes: list[str], short_side: int, max_bad: float, what: str
+    folder: Path,
+    items: list[Item],
+    labels: list[int],
+    classes: list[str],
+    short_side: int,
+    max_bad: float,
+    what: str,
+    quiet: bool = False,
 ) -> None:
-    """Decode `items` on all cores into a store at `folder`.
+    """Decode `items` on all cores into a store at `folder`, with a progress bar and a line unless `quiet`.
 
     Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the
     share `max_bad` is bad, or nothing is left; `OSError` where the disk is full.
@@ -107,11 +114,13 @@ def pack_items(
     skipped: list[tuple[str, str]] = []
     limit = _most_bad(len(items), max_bad)
     started = time.perf_counter()
+    bar = progress_bar("images/s")
+    bar.disable = quiet
     with (
         contextlib.closing(Writer(folder)) as writer,
         contextlib.closing(in_order(partial(_load, short_side=short_side), items)) as decoded,
         without_remarks(),
-        progress_bar("images/s") as bar,
+        bar,
     ):
         task = bar.add_task(f"packing {what}", total=len(items), rate="")
         for done, (item, label, pixels) in enumerate(zip(items, labels, decoded), 1):
@@ -125,6 +134,8 @@ def pack_items(
                 bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
         writer.finish(classes, skipped)
     seconds = time.perf_counter() - started
+    if quiet:
+        return
     say(f"packed {len(writer.names)} {what} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
     if skipped:
         say(f"skipped {len(skipped)} bad images: {_listed(skipped)}")

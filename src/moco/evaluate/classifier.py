@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,12 @@ class Classifier:
     def load(cls, path: Path) -> Classifier:
         """Read it onto the CPU, running no code from it. Raises `UserError` if it is damaged."""
         try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch stores a CRC-32 with every record
+            if damaged is not None:
+                raise UserError(f"classifier {path} is damaged (checksum of {damaged})")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise UserError(f"classifier {path} is damaged: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a classifier that this version of moco reads")

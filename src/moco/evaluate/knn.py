@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024  # queries at once; bounds the similarity matrix
+SIMILARITIES = 2**25  # entries of the similarity matrix held at once, 128 MiB in float32
 
 
 @torch.no_grad()
@@ -16,15 +16,15 @@ def knn_predict(
     """Predicted classes, int64 (M,).
 
     `bank` (N, F) with `bank_labels` int64 (N,), `queries` (M, F). The k most similar by cosine vote with
-    weight exp(similarity / temperature). k above N counts as N.
+    weight exp(similarity / temperature), up to a factor per query that keeps it finite. k above N counts as N.
     """
     bank = F.normalize(bank, dim=1)
     k = min(k, len(bank))
     predicted = []
-    for chunk in queries.split(CHUNK):
+    for chunk in queries.split(max(1, SIMILARITIES // len(bank))):
         similarity, nearest = (F.normalize(chunk, dim=1) @ bank.T).topk(k, dim=1)  # (m, k)
         votes = similarity.new_zeros(len(chunk), classes)
-        votes.scatter_add_(1, bank_labels[nearest], (similarity / temperature).exp())
+        votes.scatter_add_(1, bank_labels[nearest], ((similarity - similarity[:, :1]) / temperature).exp())
         predicted.append(votes.argmax(1))
     return torch.cat(predicted)
 

@@ -2,7 +2,7 @@
 
 1. Features of the centre view and of a few augmented views (random resized crop and flip), extracted once.
 2. A tenth of the training images, with all their views, is held out. A grid of heads trains on the others.
-3. The head with the best top-1 on the held-out images wins; it is trained anew on all training images.
+3. The head that does best on the held-out images wins (`best_head`); it is trained anew on all training images.
 
 The validation images are not touched: they are scored once, by whoever asked for the classifier.
 """
@@ -80,9 +80,7 @@ class Cached:
     grid: list[dict[str, float]]
 
 
-def all_views(
-    backbone: nn.Module, source: Ragged, size: int, passes: int, seed: int, runtime: Runtime
-) -> Tensor:
+def all_views(backbone: nn.Module, source: Ragged, size: int, passes: int, seed: int, runtime: Runtime) -> Tensor:
     """Features of the centre view and `passes` augmented ones, float32 (1 + passes, N, F), with progress bars."""
     pipeline = Pipeline(size, scale=CROP_SCALE)
     views = [features_of(backbone, source, size, runtime, progress="features, centre view")]
@@ -114,7 +112,7 @@ def linear_cached(
         task = bar.add_task("searching", total=2 * options.epochs, rate=len(grid))
         fit.advance = lambda: bar.advance(task)
         history = fit.search(grid, held_out, kept)
-        winner = best_head(*history[-1])
+        winner = best_head(*history[-1], len(held_out))
         bar.update(task, description="fitting the best", rate=1)
         heads, rows = fit.refit(*grid[winner])
     for row, (scores, losses) in zip(rows, history):
@@ -130,16 +128,19 @@ def linear_cached(
     )
 
 
-def best_head(scores: Tensor, losses: Tensor) -> int:
-    """The head with the highest held-out top-1 (G,); among equals, the lowest loss (G,). Diverged ones never win.
+def best_head(scores: Tensor, losses: Tensor, images: int) -> int:
+    """Of the heads whose top-1 (G,) on `images` held-out images is the highest, or as good as, the lowest loss (G,).
 
-    Raises `UserError` if all have diverged.
+    As good as: not more than a standard error below it, for the best of many heads is partly luck. Diverged heads
+    never win. Raises `UserError` if all have diverged.
     """
     finite = losses.isfinite()
     if not finite.any():
         raise UserError("every head of the grid diverged: are the backbone's features finite?")
     ranked = torch.where(finite, scores, -1.0)
-    return int(torch.where(ranked == ranked.max(), losses, torch.inf).argmin())
+    highest = ranked.max()
+    margin = (highest * (1 - highest) / images).sqrt()
+    return int(torch.where(ranked >= highest - margin, losses, torch.inf).argmin())
 
 
 @dataclass

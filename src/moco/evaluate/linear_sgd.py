@@ -95,8 +95,8 @@ def linear_sgd(
     """Train on augmented views of `train`; `report` gets the rows so far after each epoch.
 
     A row: epoch, lr, loss (mean over the epoch's views), seconds (training), and train_top1, val_top1, val_loss
-    (centre views, all images, with the weights at the epoch's end). Validation is looked at, never trained on or chosen by.
-    Raises `UserError` if the loss is no longer finite.
+    (centre views, all images, with the weights at the epoch's end). Validation is looked at, never trained on or
+    chosen by. Raises `UserError` if the loss is no longer finite.
     """
     weight, bias = _start(train, classes, options.init)
     lr = default_lr(train.features) if options.lr is None else options.lr

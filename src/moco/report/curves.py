@@ -54,7 +54,7 @@ def draw_curves(
     for level in levels:
         axes.axhline(level.value, color=GREY, linestyle=":", linewidth=1.4)
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=24)
-    axes.annotate(subtitle, (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color=GREY)
+    axes.annotate(subtitle, (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color=GREY, parse_math=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel(y_label)
     _tidy(axes, last_epoch=max(epoch for curve in curves for epoch, _ in curve.points))
@@ -79,7 +79,13 @@ def _label_right(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
     heights = spread_apart([(value - low) / (high - low) for value, _, _ in labels], LABEL_GAP)
     for height, (_, text, colour) in zip(heights, labels):
         axes.annotate(
-            text, (1.015, height), xycoords="axes fraction", color=colour, fontsize=9, va="center", annotation_clip=False
+            text,
+            (1.015, height),
+            xycoords="axes fraction",
+            color=colour,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
         )
 
 

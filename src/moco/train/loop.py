@@ -31,6 +31,7 @@ from moco.train.step import StepStats, train_step
 
 Evaluator = Callable[[], Iterable[tuple[str, float]]]
 MakeViews = Callable[[NDArray[np.int64], int], tuple[Tensor, Tensor]]
+SAVING_SHARE = 0.05  # of the time, where checkpoint.every_epochs leaves it open
 REFRESH_S = 0.5  # the progress bar's interval; each refresh is a host sync
 
 
@@ -66,6 +67,7 @@ class Loop:
         self.guard = FiniteGuard(self.optimizer, self.runtime.device)
         self.signals = StopSignals()
         self.saved_at = time.monotonic()
+        self.save_s = 0.0
 
     def train(self) -> None:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
@@ -76,6 +78,10 @@ class Loop:
                     epoch = self.state.step // self.sampler.steps_per_epoch
                     self._epoch(epoch)
                     self._finish_epoch(epoch, tensorboard)
+        except TrainingFailed as failure:
+            kept = checkpoint.numbered(self.run.checkpoints)
+            name = kept[0] if kept else "none yet"
+            raise TrainingFailed(f"{failure}; the last finite checkpoint is {name}") from failure
         finally:
             tensorboard.close()
 
@@ -163,11 +169,17 @@ class Loop:
             say(sentence)
         self.state.new_epoch()
         asked = self.signals.stop or self.signals.save
-        if best or last or asked or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
+        if best or last or asked or self._checkpoint_due(epoch):
             self.save(best)
             self.signals.save = False
         if not last:
             self._stop_if_asked()
+
+    def _checkpoint_due(self, epoch: int) -> bool:
+        every = self.config.checkpoint.every_epochs
+        if every is not None:
+            return (epoch + 1) % every == 0
+        return time.monotonic() - self.saved_at > self.save_s / SAVING_SHARE
 
     def _row(self, epoch: int) -> Row:
         loss, top1, positive, negative = (self.state.sums / self.sampler.steps_per_epoch).tolist()
@@ -192,6 +204,8 @@ class Loop:
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of exactly this moment."""
+        started = time.monotonic()
         content = checkpoint_content(self.model, self.optimizer, self.state, self.config.as_dict(), self.about)
         checkpoint.save(self.run.checkpoints, content, self.state.step, self.config.checkpoint.keep, best)
         self.saved_at = time.monotonic()
+        self.save_s = self.saved_at - started

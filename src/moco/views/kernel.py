@@ -8,7 +8,6 @@ vector sums; which ones is settled when it compiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,21 +22,29 @@ RED, GREEN, BLUE = (np.float32(weight) for weight in GREY_WEIGHTS)
 U1, U2, U3, U4, U5 = (np.uint64(number) for number in range(1, 6))
 ZERO, ONE, SIX, SIXTH = (np.float32(number) for number in (0, 1, 6, 1 / 6))
 
-compiled = njit(fastmath=True, error_model="numpy")
+# Without the wrappers that would let Python call them, these compile in less time.
+_INNER: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+compiled = njit(fastmath=True, **_INNER)
 # Without reordered sums, or LLVM would make vectors of the three or four taps of a pixel.
-compiled_in_order = njit(fastmath={"contract", "nnan", "ninf", "nsz"}, error_model="numpy")
+compiled_in_order = njit(fastmath={"contract", "nnan", "ninf", "nsz"}, **_INNER)
 
 
-def _cached(function: Callable[..., None]) -> Any:
-    """Compile for all threads and keep the machine code on disk, where there is a folder that can be written."""
+# The types of the arguments of `views`: with others it fails instead of being compiled once more.
+_SIGNATURE = (
+    "void(u1[::1], i8[:,::1], f8[:,::1], f4[:,::1], i1[:,::1], b1[:,::1], f4[:,::1], i8[::1], f4[:,::1],"
+    " i8, i8, i8, f4[:,::1])"
+)
+
+
+def load() -> Any:
+    """`views`, compiled for all threads. The machine code is kept where there is a folder that can be written."""
     try:
-        return njit(parallel=True, error_model="numpy", cache=True)(function)
+        return njit(_SIGNATURE, parallel=True, error_model="numpy", cache=True)(views)
     except RuntimeError:  # numba's word for "no such folder"
         say("the compiled view kernel can't be kept (set NUMBA_CACHE_DIR to a writable folder): compiling each time")
-        return njit(parallel=True, error_model="numpy")(function)
+        return njit(_SIGNATURE, parallel=True, error_model="numpy")(views)
 
 
-@_cached
 def views(
     pixels: Any,
     place: Any,
@@ -48,6 +55,7 @@ def views(
     blur: Any,
     radius: Any,
     scaling: Any,
+    size: int,
     taps: int,
     workers: int,
     out: Any,
@@ -65,19 +73,22 @@ def views(
             many beside the centre's count, 0 for no blur; the others are 0.
         scaling: float32 (2, 3), what each channel is multiplied with, what is added then.
         taps: an upper bound of how many input pixels along one axis an output pixel depends on.
-        out: float32 (N, size, size, 3).
+        out: float32 (N, size * size * 3), channels last.
     """
-    n = out.shape[0]
+    n = len(out)
     for worker in prange(workers):
-        part = slice(worker * n // workers, (worker + 1) * n // workers)
         _some(
-            pixels, place[part], box[part], factors[part], order[part], switches[part], blur[part], radius[part],
-            scaling, taps, out[part],
+            worker * n // workers, (worker + 1) * n // workers, size, taps, pixels, place, box, factors, order,
+            switches, blur, radius, scaling, out,
         )  # fmt: skip
 
 
 @compiled
 def _some(
+    start: int,
+    stop: int,
+    size: int,
+    taps: int,
     pixels: Any,
     place: Any,
     box: Any,
@@ -87,55 +98,47 @@ def _some(
     blur: Any,
     radius: Any,
     scaling: Any,
-    taps: int,
     out: Any,
 ) -> None:
-    """What one thread does: the memory it works in, and its images one after the other."""
-    size = out.shape[1]
+    """What one thread does: the memory it works in, then its images one after the other."""
+    widest = 0
+    for i in range(start, stop):
+        widest = max(widest, place[i, 3])
     first, count = np.empty((2, size), np.int64), np.empty((2, size), np.int64)
     weights = np.zeros((2, size, taps), np.float32)
-    line = np.zeros(3 * place[:, 3].max() + 4, np.float32)
+    line = np.zeros(3 * widest + 4, np.float32)
     picture = np.empty((3, size * size), np.float32)
     spare = np.zeros(size * size + 2 * blur.shape[1], np.float32)
-    for i in range(out.shape[0]):
-        begin, stride, height, width = place[i]
-        top, left, tall, wide = box[i]
-        _resampling(top, tall, height, first[0], count[0], weights[0])
-        _resampling(left, wide, width, first[1], count[1], weights[1])
-        if switches[i, 3]:
-            _reverse(first[1], count[1], weights[1])
-        _crop(pixels, begin, stride, first, count, weights, line, picture)
+    for i in range(start, stop):
+        for axis in range(2):
+            begin, length, available = box[i, axis], box[i, axis + 2], place[i, axis + 2]
+            _resampling(begin, length, available, axis == 1 and switches[i, 3], first[axis], count[axis], weights[axis])
+        _crop(pixels, place[i, 0], place[i, 1], box[i, 3] <= size, first, count, weights, line, picture)
         _colours(picture, factors[i], order[i], switches[i])
         if radius[i]:
             for channel in range(3):
                 _blur(picture[channel], size, blur[i], radius[i], spare)
-        _store(picture[0], picture[1], picture[2], scaling, out[i].reshape(-1))
+        _store(picture[0], picture[1], picture[2], scaling, out[i])
 
 
 @compiled
-def _resampling(start: float, length: float, available: int, first: Any, count: Any, weights: Any) -> None:
-    """Per output pixel: the first input pixel that counts, how many do, and their triangle weights."""
-    scale = length / first.size
+def _resampling(start: float, length: float, available: int, flip: bool, first: Any, count: Any, weights: Any) -> None:
+    """Per output pixel: the first input pixel that counts, how many do, and their triangle weights, then zeros."""
+    size, taps = weights.shape
+    scale = length / size
     support = max(scale, 1.0)
-    for i in range(first.size):
+    for i in range(size):
         centre = start + (i + 0.5) * scale
         low = max(int(np.floor(centre - support + 0.5)), 0)
         high = min(int(np.ceil(centre + support - 0.5)), available)
         total = 0.0
         for k in range(high - low):
             total += max(1 - abs(low + k + 0.5 - centre) / support, 0.0)
-        for k in range(high - low):
-            weights[i, k] = max(1 - abs(low + k + 0.5 - centre) / support, 0.0) / total
-        weights[i, max(high - low, 1) :] = ZERO
-        first[i], count[i] = low, high - low
-
-
-@compiled
-def _reverse(first: Any, count: Any, weights: Any) -> None:
-    """Flip the view: its columns are made in the opposite order."""
-    first[:] = first[::-1].copy()
-    count[:] = count[::-1].copy()
-    weights[:] = weights[::-1].copy()
+        j = size - 1 - i if flip else i
+        first[j], count[j] = low, high - low
+        for k in range(taps):
+            weight = max(1 - abs(low + k + 0.5 - centre) / support, 0.0)
+            weights[j, k] = np.float32(weight / total if k < high - low else 0.0)
 
 
 @compiled
@@ -146,17 +149,22 @@ def _part(picture: Any, start: int, length: int) -> Any:
 
 
 @compiled
-def _crop(pixels: Any, begin: int, stride: int, first: Any, count: Any, weights: Any, line: Any, picture: Any) -> None:
-    """The resampled crop: float32 (3, size * size) in [0, 1]. Rows first: that loop is long and contiguous."""
+def _crop(
+    pixels: Any, begin: int, stride: int, two: bool, first: Any, count: Any, weights: Any, line: Any, picture: Any
+) -> None:
+    """The resampled crop: float32 (3, size * size) in [0, 1]. Rows first: that loop is long and contiguous.
+
+    `two` says that no pixel has more than two taps along a row: wherever the view is wider than the crop.
+    """
     size = first.shape[1]
-    low, high = first[1].min(), (first[1] + count[1]).max()
+    low = min(first[1, 0], first[1, size - 1])
+    high = max(first[1, 0] + count[1, 0], first[1, size - 1] + count[1, size - 1])
     used = line[3 * low : 3 * high]
-    enlarges = count[1].max() <= 2
     for y in range(size):
         start = begin + first[0, y] * stride + 3 * low
         _weighted_rows(pixels, start, stride, weights[0, y], count[0, y], used)
         r, g, b = _part(picture, y * size, size)
-        if enlarges:
+        if two:
             _two_weighted_columns(line, first[1], weights[1], r, g, b)
         else:
             _weighted_columns(line, first[1], count[1], weights[1], r, g, b)
@@ -194,7 +202,7 @@ def _weighted_columns(line: Any, first: Any, count: Any, weights: Any, r: Any, g
 
 @compiled_in_order
 def _two_weighted_columns(line: Any, first: Any, weights: Any, r: Any, g: Any, b: Any) -> None:
-    """The same where no output pixel has more than two taps: wherever the view is larger than the crop."""
+    """The same where no output pixel has more than two taps."""
     for x in range(first.size):
         place = np.uint64(3 * first[x])
         v, w = weights[x, 0], weights[x, 1]

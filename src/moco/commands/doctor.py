@@ -1,0 +1,145 @@
+"""`moco doctor`: what is wrong with a data set, before days are spent on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moco.commands.parsing import Parser
+from moco.config import StoreConfig
+from moco.errors import FoundProblems, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from moco.data.diagnosis import Diagnosis
+
+SHOWN = 3  # examples of a finding
+MOST_CLASSES = 40  # rows of the class table; more are told by the largest and the smallest
+
+
+def parser() -> Parser:
+    made = Parser(
+        "doctor",
+        "Look for unreadable images, duplicates, pictures in both train and val, uneven classes and odd sizes. "
+        "Exit code 1 if something serious was found: an unreadable image, or the same file in both splits.",
+        "moco doctor data/imagenette2-320 --json doctor.json",
+    )
+    made.add_argument("data", help="folder, tar (several: joined by commas), or a downloaded data set's name")
+    made.add_argument("--json", default=None, type=str, metavar="FILE", help="write everything found there too")
+    made.add_argument("--labels", default="auto", choices=["auto", "folders", "none"], help="as --store.labels")
+    made.add_argument(
+        "--distance", default=4, type=int, metavar="BITS", help="of 64 in which nearly the same pictures may differ"
+    )
+    return made
+
+
+def run(args: Any) -> None:
+    """Examine and print. Raises `FoundProblems` for serious findings, `UserError` where there is no data."""
+    from moco.data.dataset import place
+    from moco.data.doctor import examine
+    from moco.data.duplicates import MOST_DISTANT
+    from moco.data.folder import scan
+    from moco.data.layout import arrange
+    from moco.files import write_json
+
+    if not 0 <= args.distance <= MOST_DISTANT:
+        raise UserError(f"--distance is {args.distance}, give 0 to {MOST_DISTANT} bits")
+    if args.json and not Path(args.json).expanduser().absolute().parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no such folder to write to")
+    layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout)
+    found = examine(layout, args.distance)
+    show(found)
+    if args.json:
+        write_json(Path(args.json).expanduser(), {"data": args.data, **found.as_dict()})
+    if found.serious:
+        raise FoundProblems("found " + " and ".join(found.serious))
+
+
+def show(found: Diagnosis) -> None:
+    """Print the findings with examples, then the classes and the sizes."""
+    from rich.console import Console
+
+    screen = Console(highlight=False, soft_wrap=True)
+    print(f"{found.note}; examined in {found.seconds:.1f} s")
+    screen.print(_findings(found))
+    _examples(screen, found)
+    if found.classes:
+        screen.print(_classes(found))
+    if found.sizes:
+        screen.print(_sizes(found))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.sizes["kinds"].items())
+        screen.print(f"kinds: {kinds}", markup=False)
+
+
+def _findings(found: Diagnosis) -> Table:
+    rows = [
+        ("unreadable images", len(found.unreadable), "serious", "packing skips them: repair or remove them"),
+        ("same file in train and val", len(found.exact_leaks), "serious", "validation tests what was trained on"),
+        ("nearly the same in train and val", len(found.near_leaks), "look", "compare them by eye"),
+        ("same file under two classes", len(found.label_conflicts), "look", "one of the labels is wrong"),
+        ("same file twice", len(found.exact_duplicates), "look", "each is seen more often, and is its own negative"),
+        ("nearly the same", len(found.near_duplicates), "look", "the same picture resized, or frames of a video"),
+    ]
+    table = _table("finding", "count", "", "what it means")
+    for name, count, severity, meaning in rows:
+        table.add_row(name, str(count), severity if count else "fine", meaning if count else "")
+    return table
+
+
+def _examples(screen: Console, found: Diagnosis) -> None:
+    from moco.data.item import printable
+
+    bad = [f"{printable(u.name)} ({printable(u.reason)})" for u in found.unreadable]
+    lists = [("unreadable", bad)]
+    for title, sets in (
+        ("in train and val", found.exact_leaks),
+        ("nearly the same in train and val", found.near_leaks),
+        ("under two classes", found.label_conflicts),
+        ("same file twice", found.exact_duplicates),
+        ("nearly the same", found.near_duplicates),
+    ):
+        lists.append((title, [_group([printable(name) for name in group]) for group in sets]))
+    for title, lines in lists:
+        for line in lines[:SHOWN]:
+            screen.print(f"{title}: {line}", markup=False)
+        if len(lines) > SHOWN:
+            screen.print(f"{title}: and {len(lines) - SHOWN} more (--json FILE lists all)", markup=False)
+
+
+def _group(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return " = ".join(names[:SHOWN]) + more
+
+
+def _classes(found: Diagnosis) -> Table:
+    from rich.markup import escape
+
+    from moco.data.item import printable
+
+    table = _table("class", "train", "val")
+    ranked = sorted(found.classes.items(), key=lambda row: -row[1]["train"])
+    shown = ranked if len(ranked) <= MOST_CLASSES else [*ranked[: MOST_CLASSES // 2], *ranked[-MOST_CLASSES // 2 :]]
+    for name, counts in shown:
+        table.add_row(escape(printable(name)), str(counts["train"]), str(counts["val"]))
+    table.caption = f"{len(ranked)} classes, the largest has {found.imbalance:.1f} times the smallest's train images"
+    return table
+
+
+def _sizes(found: Diagnosis) -> Table:
+    points = ("min", "p5", "median", "p95", "max")
+    table = _table("size", *points)
+    for name in ("width", "height", "short_side", "aspect"):
+        table.add_row(name.replace("_", " "), *(f"{found.sizes[name][point]:g}" for point in points))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name in ("", "what it means") else "right")
+    return table

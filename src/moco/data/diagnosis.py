@@ -1,0 +1,114 @@
+"""What the doctor found, as plain numbers and names; its JSON form is documented in docs/doctor.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One readable file.
+
+    Attributes:
+        digest: SHA-256 of its bytes.
+        dct, gradient: 64-bit perceptual hashes of the picture.
+        width, height: in pixels, as stored.
+        kind: file format and mode, `JPEG RGB`.
+    """
+
+    digest: bytes
+    dct: int
+    gradient: int
+    width: int
+    height: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """One file that is no readable image, and why."""
+
+    name: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found. A group is a list of names.
+
+    Attributes:
+        note: how the data was read.
+        images: files in each split.
+        seconds: it took.
+        distance: bits within which two pictures count as nearly the same.
+        unreadable: files that are no readable images.
+        exact_duplicates: groups of files with the same bytes.
+        near_duplicates: groups of nearly the same pictures in different files.
+        exact_leaks, near_leaks: those of the groups that lie in both splits.
+        label_conflicts: those of the exact groups that lie in several classes.
+        classes: readable images of each class, by split.
+        sizes: what `size_statistics` says.
+    """
+
+    note: str
+    images: dict[str, int]
+    seconds: float
+    distance: int
+    unreadable: list[Unreadable]
+    exact_duplicates: list[list[str]]
+    near_duplicates: list[list[str]]
+    exact_leaks: list[list[str]]
+    near_leaks: list[list[str]]
+    label_conflicts: list[list[str]]
+    classes: dict[str, dict[str, int]]
+    sizes: dict[str, Any]
+
+    @property
+    def serious(self) -> list[str]:
+        """What makes results wrong or loses data, in phrases; empty where there is nothing of the kind."""
+        found = []
+        if self.unreadable:
+            found.append(f"{len(self.unreadable)} unreadable image{'s' * (len(self.unreadable) > 1)}")
+        if self.exact_leaks:
+            found.append(f"{len(self.exact_leaks)} picture{'s' * (len(self.exact_leaks) > 1)} in both train and val")
+        return found
+
+    @property
+    def imbalance(self) -> float | None:
+        """Images of the largest class over those of the smallest, in train; None without classes."""
+        counts = [by_split["train"] for by_split in self.classes.values()]
+        return max(counts) / max(min(counts), 1) if counts else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON holds it."""
+        return {"format": 1, **asdict(self), "imbalance": self.imbalance, "serious": self.serious}
+
+
+def size_statistics(found: list[tuple[str, Facts]]) -> dict[str, Any]:
+    """Width, height and short side in pixels and the aspect (long over short side) of the readable images.
+
+    Each with its least, 5th percentile, median, 95th percentile and greatest; then the smallest image's name
+    and how many there are of each kind. Empty where there are none.
+    """
+    if not found:
+        return {}
+    sides = np.array([(max(f.width, 1), max(f.height, 1)) for _, f in found])
+    columns = {
+        "width": sides[:, 0],
+        "height": sides[:, 1],
+        "short_side": sides.min(1),
+        "aspect": sides.max(1) / sides.min(1),
+    }
+    points = {"min": 0, "p5": 5, "median": 50, "p95": 95, "max": 100}
+    statistics: dict[str, Any] = {
+        name: {point: round(float(np.percentile(values, q)), 3) for point, q in points.items()}
+        for name, values in columns.items()
+    }
+    statistics["smallest"] = found[int(sides.min(1).argmin())][0]
+    statistics["kinds"] = dict(Counter(f.kind for _, f in found).most_common())
+    return statistics

@@ -1,0 +1,132 @@
+"""The doctor: every file of a data set read once, and what is the matter with them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from moco.console import progress_bar
+from moco.data.diagnosis import Diagnosis, Facts, Unreadable, size_statistics
+from moco.data.duplicates import groups, near_pairs
+from moco.data.images import BadImage, decode, header, without_remarks
+from moco.data.item import Item
+from moco.data.layout import Layout
+from moco.data.parallel import in_order
+
+THUMBNAIL = 64  # px, short side that the hashes are made from
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """One file: where it belongs, and what was found."""
+
+    item: Item
+    split: str
+    label: int
+    facts: Facts | str
+
+
+def examine(layout: Layout, distance: int) -> Diagnosis:
+    """Read every file of both splits, on all cores.
+
+    Pictures count as nearly the same if their DCT hashes differ in at most `distance` of 64 bits and their
+    gradient hashes in at most twice as many: one alone confuses things on plain backgrounds.
+    """
+    started = time.perf_counter()
+    patients = _seen(layout)
+    well = [p for p in patients if isinstance(p.facts, Facts)]
+    facts = [p.facts for p in well if isinstance(p.facts, Facts)]
+    exact = groups(_chains([f.digest for f in facts]), len(well))
+    near = _nearly(facts, distance)
+
+    def named(sets: list[list[int]], wanted: Callable[[list[_Patient]], bool] = lambda _: True) -> list[list[str]]:
+        members = ([well[i] for i in s] for s in sets)
+        return [[p.item.name for p in m] for m in members if wanted(m)]
+
+    return Diagnosis(
+        note=layout.note,
+        images={name: sum(p.split == name for p in patients) for name in ("train", "val")},
+        seconds=time.perf_counter() - started,
+        distance=distance,
+        unreadable=[Unreadable(p.item.name, p.split, p.facts) for p in patients if isinstance(p.facts, str)],
+        exact_duplicates=named(exact),
+        near_duplicates=named(near),
+        exact_leaks=named(exact, _in_both_splits),
+        near_leaks=named(near, _in_both_splits),
+        label_conflicts=named(exact, lambda members: len({p.label for p in members}) > 1),
+        classes={
+            name: {split: sum(p.label == n and p.split == split for p in well) for split in ("train", "val")}
+            for n, name in enumerate(layout.classes)
+        },
+        sizes=size_statistics([(p.item.name, f) for p, f in zip(well, facts, strict=True)]),
+    )
+
+
+def _seen(layout: Layout) -> list[_Patient]:
+    splits = {"train": layout.train} if layout.val is None else {"train": layout.train, "val": layout.val}
+    queue = [(item, name, n) for name, split in splits.items() for item, n in zip(split.items, split.labels)]
+    started = time.perf_counter()
+    patients = []
+    with (
+        contextlib.closing(in_order(look, [item for item, _, _ in queue])) as found,
+        without_remarks(),
+        progress_bar("images/s") as bar,
+    ):
+        task = bar.add_task("examining", total=len(queue), rate="")
+        for done, ((item, split, label), facts) in enumerate(zip(queue, found), 1):
+            patients.append(_Patient(item, split, label, facts))
+            if done % 50 == 0 or done == len(queue):
+                bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
+    return patients
+
+
+def look(item: Item) -> Facts | str:
+    """What one file is, or why it can't be read."""
+    try:
+        content = item.read()
+        width, height, kind = header(content)
+        image = Image.fromarray(decode(content, THUMBNAIL))
+    except BadImage as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    dct, gradient = _packed(imagehash.phash(image)), _packed(imagehash.dhash(image))
+    return Facts(hashlib.sha256(content).digest(), dct, gradient, width, height, kind)
+
+
+def _packed(found: imagehash.ImageHash) -> int:
+    return int.from_bytes(np.packbits(found.hash).tobytes(), "big")
+
+
+def _in_both_splits(members: list[_Patient]) -> bool:
+    return len({p.split for p in members}) > 1
+
+
+def _chains(keys: list[bytes]) -> np.ndarray:
+    """Pairs that connect each thing with the first of the same key, int64 (P, 2)."""
+    first: dict[bytes, int] = {}
+    pairs = [(first.setdefault(key, i), i) for i, key in enumerate(keys)]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+
+
+def _nearly(facts: list[Facts], distance: int) -> list[list[int]]:
+    """Groups of nearly the same pictures, without those whose files are all the same."""
+    looks = np.array([(f.dct, f.gradient) for f in facts], np.uint64).reshape(-1, 2)
+    distinct, which = np.unique(looks, axis=0, return_inverse=True)  # piles of blank pictures become one
+    pairs = near_pairs(distinct[:, 0], distance)
+    apart = np.bitwise_count(distinct[pairs[:, 0], 1] ^ distinct[pairs[:, 1], 1])
+    pairs = pairs[apart <= 2 * distance]
+    members: list[list[int]] = [[] for _ in distinct]
+    for i, d in enumerate(which.ravel().tolist()):
+        members[d].append(i)
+    joined = [sorted(i for d in together for i in members[d]) for together in groups(pairs, len(distinct))]
+    alone = set(range(len(distinct))) - set(pairs.ravel().tolist())
+    joined += [members[d] for d in alone if len(members[d]) > 1]
+    return sorted(group for group in joined if len({facts[i].digest for i in group}) > 1)

@@ -1,0 +1,273 @@
+"""`moco linear`, `moco evaluate` and `moco report` as they are typed, on a small run that was just written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moco import checkpoint, cli
+from moco.commands.session import build_model
+from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
+from moco.rundir import RunDir
+from moco.train.metrics import Row, write_csv
+from moco.train.optimizer import build_optimizer
+from moco.train.state import TrainState, checkpoint_content
+
+COLOURS = {"n01440764": (200, 60, 60), "n03028079": (60, 190, 70), "n03445777": (70, 80, 200)}
+TRAIN, VAL = 9, 5  # images a class
+ROWS: list[Row] = [
+    {"epoch": e, "loss": 4.0 - e, "loss_of_guessing": 4.2, "knn_top1": 0.3 * e, "logistic_train_top1": 0.9,
+     "logistic_val_top1": 0.35 * e}
+    for e in (1, 2)
+]  # fmt: skip
+
+
+def write_images(root: Path, classes: dict[str, tuple[int, int, int]] = COLOURS) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for name, colour in classes.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                noise = rng.integers(-50, 50, (36, 40, 3))
+                pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+    return root
+
+
+def save_checkpoint(run: RunDir, config: Config, seed: int, step: int, best: bool = False) -> None:
+    torch.manual_seed(seed)
+    model = build_model(config)
+    optimizer = build_optimizer(model.encoder_q, config.optimizer)
+    state = TrainState(step=step, rows=ROWS)
+    checkpoint.save(
+        run.checkpoints, checkpoint_content(model, optimizer, state, config.as_dict(), {}), step, keep=3, best=best
+    )
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run of two epochs, and the folder of images it names."""
+
+    run: RunDir
+    config: Config
+    data: Path
+
+    @property
+    def path(self) -> str:
+        return str(self.run.root)
+
+    def metrics(self) -> list[dict[str, str]]:
+        with (self.run.linear / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.run.root / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("template")
+    data = write_images(root / "images")
+    config = Config(
+        data=str(data),
+        store=StoreConfig(cache=str(root / "cache")),
+        views=ViewsConfig(size=32),
+        model=ModelConfig(backbone="resnet18", dim=16, queue_size=64),
+        train=TrainConfig(epochs=2, batch_size=8),
+        runtime=RuntimeConfig(device="cpu", precision="float32", threads=1),
+    )
+    run = RunDir.create(root / "run")
+    run.write_config(config, {})
+    write_csv(run.metrics_file, ROWS)
+    save_checkpoint(run, config, seed=0, step=6)
+    return Made(run, config, data)
+
+
+@pytest.fixture
+def made(template: Made, tmp_path: Path) -> Made:
+    """The template's files under a name of their own; moco replaces files, it never writes into one."""
+    shutil.copytree(template.run.root, tmp_path / "run", copy_function=os.link)
+    return replace(template, run=RunDir(tmp_path / "run"))
+
+
+def moco(*argv: str) -> int:
+    return cli.main(list(argv))
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line of a command that must end in exit code 2."""
+    capsys.readouterr()
+    assert moco(*argv) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("moco: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_linear_evaluate_report(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in made.run.checkpoints.iterdir()}
+    assert moco("linear", made.path, "--epochs", "4", "--passes", "1", "--batch_size", "16") == 0
+    said = capsys.readouterr().out
+    assert f"next:  moco evaluate {made.path}" in said and "15 validation images" in said and "last checkpoint" in said
+    classifier = torch.load(made.run.linear / "classifier.pt", weights_only=True)
+    assert classifier["weight"].shape == (3, 512) and classifier["bias"].shape == (3,)
+    assert classifier["classes"] == list(COLOURS)
+    result = made.json("linear/result.json")
+    assert (result["protocol"], result["checkpoint"], result["step"], result["epoch"]) == ("cached", "last", 6, 2)
+    assert (result["train_images"], result["val_images"], result["held_out_images"]) == (27, 15, 3)
+    assert result["proof"]["backbone_unchanged"] and [*result["proof"]["trained_tensors"]] == ["weight", "bias"]
+    assert result["options"]["passes"] == 1 and len(result["grid"]) == 48 and "versions" in result["environment"]
+    assert result["val_top1"] >= 0.9 and "best_on_validation_top1" not in result
+    rows = made.metrics()
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [bool(row["val_top1"]) for row in rows] == [False, False, False, True]  # reported once
+    assert all(row["loss"] and row["train_top1"] and row["held_out_top1"] for row in rows)
+
+    assert moco("evaluate", made.path) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("tench", "church", "golf ball", "accuracy on all images", "predicted class"))
+    evaluation = made.json("evaluation.json")
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        scores = evaluation[split]
+        assert scores["images"] == 3 * count == sum(map(sum, scores["confusion"]))
+        assert scores["class_images"] == dict.fromkeys(COLOURS, count)
+        assert scores["top1"] == pytest.approx(sum(scores["class_top1"].values()) / 3)
+    assert evaluation["val"]["top1"] == pytest.approx(result["val_top1"], abs=1e-6)
+    assert evaluation["val"]["loss"] == pytest.approx(result["val_loss"], rel=1e-4)
+    assert evaluation["train"]["top1"] == pytest.approx(result["train_top1"], abs=0.04)
+    assert evaluation["class_names"] == ["tench", "church", "golf ball"]
+
+    assert moco("report", made.path) == 0
+    said = capsys.readouterr().out
+    plots = ["linear_loss.png", "linear_score.png", "pretrain_loss.png", "pretrain_score.png"]
+    assert sorted(path.name for path in made.run.plots.iterdir()) == plots and all(name in said for name in plots)
+    assert {path.name: path.read_bytes() for path in made.run.checkpoints.iterdir()} == before
+
+
+def test_sgd_reports_last_and_best_as_such(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["linear", made.path, "--protocol", "sgd", "--epochs", "3", "--batch_size", "9", "--init", "logistic"]
+    assert moco(*argv, "--schedule", "step", "--weight_decay", "0.001") == 0
+    heard = capsys.readouterr()
+    assert "after the last epoch" in heard.out and "best on validation: epoch" in heard.out
+    assert all(f"epoch {epoch}/3" in heard.err for epoch in (1, 2, 3))
+    result, rows = made.json("linear/result.json"), made.metrics()
+    assert all(row["val_top1"] and row["val_loss"] and row["seconds"] for row in rows)
+    assert result["val_top1"] == pytest.approx(float(rows[-1]["val_top1"]), abs=1e-6)
+    best = max(float(row["val_top1"]) for row in rows)
+    assert result["best_on_validation_top1"] == pytest.approx(best, abs=1e-6)
+    assert result["options"]["init"] == "logistic" and result["weight_decay"] == 0.001
+    assert moco("evaluate", made.path) == 0
+    assert made.json("evaluation.json")["protocol"] == "sgd"
+    assert made.json("evaluation.json")["val"]["top1"] == pytest.approx(result["val_top1"], abs=1e-6)
+
+
+def test_evaluation_insists_on_the_backbone_of_the_classifier(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert moco("linear", made.path, "--epochs", "1", "--passes", "0") == 0
+    save_checkpoint(made.run, made.config, seed=1, step=9, best=True)  # the pre-training went on
+    line = fails(capsys, "evaluate", made.path)
+    assert "step 6" in line and "step 9" in line and f"moco linear {made.path} --checkpoint last" in line
+    assert not made.run.evaluation_file.exists()
+    assert moco("linear", made.path, "--checkpoint", "best", "--epochs", "1", "--passes", "0") == 0
+    assert made.json("linear/result.json")["checkpoint"] == "best"
+    assert moco("evaluate", made.path) == 0
+    assert made.json("evaluation.json")["checkpoint"] == "best"
+
+
+def test_evaluation_insists_on_the_classes_of_the_classifier(
+    made: Made, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert moco("linear", made.path, "--epochs", "1", "--passes", "0") == 0
+    other = write_images(tmp_path / "other", {"n01440764": (9, 9, 9), "zebra": (200, 200, 200)})
+    line = fails(capsys, "evaluate", made.path, "--data", str(other))
+    assert "knows 3 classes" in line and "zebra" in line
+
+
+def test_a_classifier_must_be_there_and_whole(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"run `moco linear {made.path}` first" in fails(capsys, "evaluate", made.path)
+    made.run.linear.mkdir()
+    (made.run.linear / "classifier.pt").write_bytes(b"half a file")
+    assert "damaged" in fails(capsys, "evaluate", made.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--protocol", "sgd", "--passes", "2"], "--passes is for --protocol cached, not sgd"),
+        (["--lr", "1"], "--lr is for --protocol sgd, not cached"),
+        (["--init", "zero", "--weight_decay", "0"], "--weight_decay is for --protocol sgd, not cached; --init is for"),
+        (["--epochs", "0"], "--epochs is 0, give 1 or more"),
+        (["--batch_size", "0", "--seed", "-1"], "--batch_size is 0, give 1 or more; --seed is -1, give 0 or more"),
+        (["--passes", "-1"], "--passes is -1, give 0 or more"),
+        (["--protocol", "sgd", "--lr", "0"], "--lr is 0.0, give a number above 0"),
+        (["--protocol", "sgd", "--lr", "1e999"], "--lr"),
+        (["--protocol", "sgd", "--weight_decay", "-1"], "--weight_decay is -1.0, give 0 or more"),
+        (["--protocol", "knn"], "cached"),
+        (["--checkpoint", "first"], "last"),
+        (["--epochs", "many"], "epochs"),
+        (["--epoch", "3"], "did you mean --epochs"),
+        (["--checkpoint", "best"], "best.pt"),
+        (["--data", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_wrong_options_of_linear(
+    made: Made, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
+) -> None:
+    assert expected in fails(capsys, "linear", made.path, *options)
+    assert not made.run.linear.exists()
+
+
+@pytest.mark.parametrize("command", ["linear", "evaluate", "report"])
+def test_what_is_no_run(made: Made, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    assert "no such folder" in fails(capsys, command, str(tmp_path / "nothing"))
+    assert "not a run directory" in fails(capsys, command, str(made.data))
+    assert fails(capsys, command)
+    shutil.rmtree(made.run.checkpoints)
+    made.run.metrics_file.unlink()
+    assert fails(capsys, command, made.path)
+
+
+def test_unlabelled_data_has_nothing_to_classify(
+    made: Made, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(made.data.rglob("*.png"))):
+        shutil.copy(path, flat / f"{number}.png")
+    assert "has no labels" in fails(capsys, "linear", made.path, "--data", str(flat))
+
+
+def test_report_says_what_is_missing(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert moco("report", made.path) == 0
+    said = capsys.readouterr().out
+    assert said.count("no linear classification yet") == 2 and f"next:  moco linear {made.path}" in said
+    assert sorted(path.name for path in made.run.plots.iterdir()) == ["pretrain_loss.png", "pretrain_score.png"]
+    made.run.metrics_file.write_text("epoch,loss\n")
+    assert "no row yet" in fails(capsys, "report", made.path)
+    made.run.metrics_file.unlink()
+    assert "no metrics.csv yet" in fails(capsys, "report", made.path)
+
+
+def test_a_run_keeps_nothing_of_an_earlier_classifier(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moco("linear", made.path, "--epochs", "1", "--passes", "0") == 0
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moco.evaluate.classifier.Classifier.save", killed)
+    assert moco("linear", made.path, "--protocol", "sgd", "--epochs", "1") == 130
+    assert [path.name for path in made.run.linear.iterdir()] == ["metrics.csv"]
+
+
+def test_help_is_quick_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("linear", "evaluate", "report"):
+        assert moco(command, "--help") == 0
+        assert f"moco {command} runs/a" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,185 @@
+"""The compiled kernel gives the reference's pixels, and the same bits however the work is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moco.config import ViewsConfig
+from moco.views import cpu, make, reference
+from moco.views.parameters import Parameters, centre, draw
+from moco.views.pipelines import Pipeline, pipeline
+from moco.views.ragged import Ragged
+
+# Largest difference of a pixel in [0, 1]. Both compute in float32 (rounding 6e-8) but sum taps in another order,
+# and a jitter multiplies what has gathered by up to 1.4 three times. Hue needs no allowance: a colour's hue jumps
+# at grey, but what is computed from it, value - chroma * trapezoid(hue), doesn't, for there the chroma is 0; and
+# where two channels tie, the formulas of both sectors agree.
+TOLERANCE = 4e-6
+
+# Tiny, thin, smaller than the view, larger, long.
+SIZES = [(1, 1), (1, 40), (40, 1), (2, 3), (7, 5), (13, 64), (64, 64), (75, 100), (143, 190), (90, 31), (33, 200)]
+
+
+def plain(name: str, size: int) -> Pipeline:
+    """A pipeline that ends before the normalisation, so that differences are in pixels."""
+    return replace(pipeline(ViewsConfig(pipeline=name, size=size)), mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def source(ragged: Callable[..., Ragged], pictures: Callable[..., Any]) -> Ragged:
+    if not cpu.available():
+        pytest.skip("numba can't compile here")
+    return ragged(pictures(0, [size for size in SIZES for _ in range(8)]))
+
+
+def drawn(source: Ragged, p: Pipeline, epoch: int = 0) -> tuple[np.ndarray, Parameters]:
+    images = np.arange(len(source))
+    return images, draw(p, source.heights, source.widths, images, 0, epoch, 0)
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v2_no_blur", "crop_flip"])
+@pytest.mark.parametrize(("size", "epochs"), [(1, 1), (7, 6), (33, 5), (64, 2), (96, 1)])
+def test_equals_reference(source: Ragged, name: str, size: int, epochs: int) -> None:
+    """Over 5,000 views in all."""
+    p = plain(name, size)
+    for epoch in range(epochs):
+        images, parameters = drawn(source, p, epoch)
+        expected = reference.apply(source, images, parameters, p)
+        assert (cpu.apply(source, images, parameters, p) - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("sigma", [(0.1, 2.0), (0.02, 0.3), (4.0, 9.0)])
+@pytest.mark.parametrize("size", [1, 4, 12, 50])
+def test_blurs_of_any_width_equal_reference(source: Ragged, sigma: tuple[float, float], size: int) -> None:
+    p = replace(plain("v2", size), blur_sigma=sigma, blur_p=0.9)
+    images, parameters = drawn(source, p)
+    expected = reference.apply(source, images, parameters, p)
+    assert (cpu.apply(source, images, parameters, p) - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [1, 32, 64, 100])
+def test_evaluation_view_equals_reference(source: Ragged, size: int) -> None:
+    square_enough = np.flatnonzero(np.minimum(source.heights, source.widths) > 4)
+    parameters = centre(size, source.heights[square_enough], source.widths[square_enough])
+    p = plain("crop_flip", size)
+    expected = reference.apply(source, square_enough, parameters, p)
+    assert (cpu.apply(source, square_enough, parameters, p) - expected).abs().max() < TOLERANCE
+
+
+def test_normalisation_equals_reference(source: Ragged) -> None:
+    p = pipeline(ViewsConfig(pipeline="v2", size=32))
+    images, parameters = drawn(source, p)
+    expected = reference.apply(source, images, parameters, p)
+    assert (cpu.apply(source, images, parameters, p) - expected).abs().max() < TOLERANCE / min(p.std)
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_same_bits_for_any_number_of_threads(source: Ragged, name: str) -> None:
+    p = pipeline(ViewsConfig(pipeline=name, size=48))
+    images, parameters = drawn(source, p)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(cpu.apply(source, images, parameters, p))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("applier", [cpu, reference])
+def test_a_view_does_not_depend_on_its_batch(source: Ragged, applier: Any) -> None:
+    """To the bit for the kernel; torch's products add up in an order that depends on the padding."""
+    p = plain("v2", 40)
+    images, parameters = drawn(source, p)
+    together = applier.apply(source, images, parameters, p)
+    for i in range(0, len(source), 9):
+        alone = applier.apply(source, images[i : i + 1], parameters.rows(slice(i, i + 1)), p)
+        if applier is cpu:
+            assert torch.equal(alone[0], together[i])
+        else:
+            assert (alone[0] - together[i]).abs().max() < TOLERANCE
+
+
+def test_any_order_and_repetition(source: Ragged) -> None:
+    p = plain("v2", 24)
+    images, parameters = drawn(source, p)
+    rows = np.random.default_rng(1).integers(0, len(source), 300)
+    assert torch.equal(
+        cpu.apply(source, images[rows], parameters.rows(rows), p), cpu.apply(source, images, parameters, p)[rows]
+    )
+
+
+def test_concurrent_calls(source: Ragged) -> None:
+    p = plain("v2", 24)
+    images, parameters = drawn(source, p)
+    expected = cpu.apply(source, images, parameters, p)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(cpu.apply, source, images, parameters, p) for _ in range(12)]
+        assert all(torch.equal(call.result(), expected) for call in calls)
+
+
+def test_layout_and_leaves_its_input_alone(source: Ragged) -> None:
+    p = plain("v2", 24)
+    images, parameters = drawn(source, p)
+    pixels, copies = source.pixels.clone(), [getattr(parameters, f.name).copy() for f in fields(parameters)]
+    views = cpu.apply(source, images, parameters, p)
+    assert views.shape == (len(source), 3, 24, 24)
+    assert views.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(source.pixels, pixels)
+    assert all(np.array_equal(getattr(parameters, f.name), copy) for f, copy in zip(fields(parameters), copies))
+
+
+def test_no_images(source: Ragged) -> None:
+    p = plain("v2", 24)
+    images, parameters = drawn(source, p)
+    assert cpu.apply(source, images[:0], parameters.rows(slice(0, 0)), p).shape == (0, 3, 24, 24)
+
+
+def test_threads_of_torch_stay_as_they_are(source: Ragged) -> None:
+    p = plain("v2", 24)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        cpu.apply(source, *drawn(source, p), p)
+        assert torch.get_num_threads() == threads
+
+
+def test_falls_back_and_says_so_once(source: Ragged, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(cpu, "say", lines.append)
+    monkeypatch.setattr(cpu, "_load", _no_numba)
+    cpu._kernel.cache_clear()
+    try:
+        p = plain("v2", 16)
+        images, parameters = drawn(source, p)
+        for _ in range(2):
+            views = make.apply(source, images, parameters, p)
+        assert torch.equal(views, reference.apply(source, images, parameters, p))
+        assert lines == ["views: slower torch operations instead of the compiled kernel, numba can't be used (gone)"]
+    finally:
+        cpu._kernel.cache_clear()
+
+
+def _no_numba() -> None:
+    raise ImportError("gone")
+
+
+def test_compiles_each_time_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = pytest.importorskip("moco.views.kernel")
+    lines: list[str] = []
+
+    def njit(signature: str, **options: Any) -> Any:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernel, "njit", njit)
+    monkeypatch.setattr(kernel, "say", lines.append)
+    assert kernel.load() is kernel.views
+    assert len(lines) == 1
+    assert "NUMBA_CACHE_DIR" in lines[0]
