@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import pickle
 import shutil
 import zipfile
 from pathlib import Path

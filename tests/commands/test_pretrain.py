@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tests.conftest import SMALL, write_pictures
 
 from moco import checkpoint
 from moco.cli import main
-from tests.conftest import SMALL, write_pictures
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import SMALL
 
 from moco import checkpoint
 from moco.cli import main
 from moco.model.loss import info_nce
 from moco.train.loop import Loop
-from tests.conftest import SMALL
 
 TIMES = {"seconds", "samples_per_s"}
 # Everything that could be forgotten: split batch-norm's shuffles, dropout, mid-epoch sums, the queue's pointer.

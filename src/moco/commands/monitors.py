@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from moco.commands.session import labels_of, ragged
 from moco.config import Config
 from moco.data.store import Dataset
 from moco.evaluate.features import extract, features_of
@@ -13,7 +14,6 @@ from moco.evaluate.health import spread
 from moco.evaluate.knn import knn_top1
 from moco.evaluate.logistic import fit_logistic
 from moco.model.moco import MoCo
-from moco.commands.session import labels_of, ragged
 from moco.runtime import Runtime
 from moco.views.make import evaluation_view
 from moco.views.ragged import Ragged

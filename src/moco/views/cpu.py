@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -105,7 +106,8 @@ def _load() -> Callable[..., None]:
     config: Any = numba.config
     if config.DISABLE_JIT:
         raise ImportError("NUMBA_DISABLE_JIT is set")
-    config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # omp shares its threads with torch
+    if "NUMBA_THREADING_LAYER_PRIORITY" not in os.environ:
+        config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # omp shares its threads with torch
     from moco.views import kernel
 
     started = time.perf_counter()
