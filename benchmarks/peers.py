@@ -197,7 +197,8 @@ def main() -> None:
     args = parser.parse_args()
     found = interleaved(subjects(args.data, args.setting, args.steps, args.without), args.rounds)
     about = describe()
-    print(f"{about['processor']}, {about['cores']} cores, {' '.join(about['instruction_sets'])}; torch {torch.__version__}")
+    sets = " ".join(about["instruction_sets"])
+    print(f"{about['processor']}, {about['cores']} cores, {sets}; torch {torch.__version__}")
     for name, figure in found.items():
         print(f"{name:>14}: {figure.median:8.1f} samples/s  ({figure.low:.1f} to {figure.high:.1f}, n={figure.rounds})")
     if args.json:

@@ -23,6 +23,16 @@ def cpu_info() -> tuple[str, frozenset[str]]:
     return values.get("model name", platform.machine()), frozenset(values.get("flags", "").split())
 
 
+def memory_available_bytes() -> int:
+    """Memory that could be had without swapping, page cache included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return 1024 * values["MemAvailable"]
+
+
 def describe() -> dict[str, Any]:
     """Versions and hardware, as plain values."""
     import torch

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,15 @@ def test_serious(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["unreadable"]) == 5
     assert found["exact_leaks"] == [["train/cat/000.jpg", "val/cat/leak.jpg"]]
     assert found["images"] == {"train": 13, "val": 5}
+
+
+def test_the_json_is_written_before_anything_is_printed(tree: Path) -> None:
+    command = [sys.executable, "-m", "moco", "doctor", "data", "--json", "found.json"]
+    read, write = os.pipe()
+    os.close(read)  # as `| head` does
+    subprocess.run(command, stdout=write, stderr=subprocess.DEVNULL, check=False)
+    os.close(write)
+    assert json.loads(Path("found.json").read_text())["serious"] == []
 
 
 def test_unlabelled(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

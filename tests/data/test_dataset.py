@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import signal
 import subprocess
@@ -176,57 +176,52 @@ def test_a_damaged_record_stops_nothing(photos: Path, cache: Path, capsys: pytes
 # --- several at once, and killed ones -----------------------------------------------------------------------
 
 
-def _open_in_a_process(spec: str, cache: str, start: Any, answers: Any) -> None:
-    from moco.data import pack
-
-    decoded = 0
-    decode = pack.decode
-
-    def slowly(content: bytes, short_side: int) -> Any:
-        nonlocal decoded
-        decoded += 1
-        time.sleep(0.05)
-        return decode(content, short_side)
-
-    pack.decode = slowly  # type: ignore[assignment]
-    start.wait()
-    data = open_dataset(spec, StoreConfig(cache=cache), 24)
-    answers.put((decoded, data.fingerprints))
-
-
-@pytest.mark.timeout(60)
-def test_of_two_runs_at_once_one_packs(photos: Path, cache: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Barrier(2), context.Queue()
-    arguments = (str(photos), str(cache), start, answers)
-    runs = [context.Process(target=_open_in_a_process, args=arguments) for _ in range(2)]
-    for run in runs:
-        run.start()
-    found = [answers.get(timeout=50) for _ in runs]
-    for run in runs:
-        run.join()
-        assert run.exitcode == 0
-    assert sorted(decoded for decoded, _ in found) == [0, 6]
-    assert found[0][1] == found[1][1]
-    assert len(stores(cache)) == 1
-
-
-SLOW = """
-import sys, time
+PACK_SLOWLY = """
+import json, sys, time
+from pathlib import Path
 from moco.config import StoreConfig
 from moco.data import pack
 from moco.data.dataset import open_dataset
-decode = pack.decode
+decode, decoded = pack.decode, 0
 def slowly(content, short_side):
+    global decoded
+    decoded += 1
     time.sleep(0.2)
     return decode(content, short_side)
 pack.decode = slowly
-open_dataset(sys.argv[1], StoreConfig(cache=sys.argv[2]), 24)
+source, cache, ready, go = map(Path, sys.argv[1:])
+ready.touch()
+while not go.exists():
+    time.sleep(0.001)
+data = open_dataset(str(source), StoreConfig(cache=str(cache)), 24)
+print(json.dumps([decoded, data.fingerprints]))
 """
 
 
-def start_packing(source: Path, cache: Path) -> subprocess.Popen[bytes]:
-    run = subprocess.Popen([sys.executable, "-c", SLOW, str(source), str(cache)], stderr=subprocess.DEVNULL)
+def packing(source: Path, cache: Path, ready: Path, go: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PACK_SLOWLY, *map(str, (source, cache, ready, go))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.timeout(60)
+def test_of_two_runs_at_once_one_packs(photos: Path, cache: Path, tmp_path: Path) -> None:
+    ready, go = [tmp_path / "ready-a", tmp_path / "ready-b"], tmp_path / "go"
+    runs = [packing(photos, cache, path, go) for path in ready]
+    while not all(path.exists() for path in ready):
+        assert all(run.poll() is None for run in runs)
+        time.sleep(0.01)
+    go.touch()
+    answers = [run.communicate(timeout=50) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], answers
+    (first, fingerprint), (second, other) = (json.loads(out) for out, _ in answers)
+    assert sorted((first, second)) == [0, 6]
+    assert fingerprint == other
+    assert sum("another run is packing this data set, waiting for it" in error for _, error in answers) == 1
+    assert len(stores(cache)) == 1
+
+
+def start_packing(source: Path, cache: Path) -> subprocess.Popen[str]:
+    run = packing(source, cache, cache.with_name("ready"), source)
     deadline = time.monotonic() + 30
     while not list(cache.glob("*.partial/*/pixels.npy")):
         assert run.poll() is None
@@ -240,7 +235,7 @@ def test_killed_while_packing(tmp_path: Path, cache: Path) -> None:
     photos = write_pictures(tmp_path / "photos", 40)
     run = start_packing(photos, cache)
     run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.communicate()
     (partial,) = stores(cache)
     assert partial.suffix == ".partial"
     data = opened(photos, cache)
@@ -256,7 +251,7 @@ def test_what_killed_runs_left_is_removed_and_what_lives_is_not(tmp_path: Path, 
     opened(other, cache)  # while it packs
     assert len(list(cache.glob("*.partial"))) == 1
     run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.communicate()
     assert len(list(cache.glob("*.partial"))) == 1
     picture(5).save(other / "more.jpg")
     opened(other, cache)
@@ -267,7 +262,8 @@ def test_what_killed_runs_left_is_removed_and_what_lives_is_not(tmp_path: Path, 
 def test_ctrl_c_while_packing_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     run = start_packing(write_pictures(tmp_path / "photos", 60), cache)
     run.send_signal(signal.SIGINT)
-    assert run.wait(timeout=30) != 0
+    run.communicate(timeout=30)
+    assert run.returncode != 0
     assert stores(cache) == []
 
 

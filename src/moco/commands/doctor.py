@@ -50,9 +50,9 @@ def run(args: Any) -> None:
         raise UserError(f"--json {args.json}: there is no such folder to write to")
     layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout)
     found = examine(layout, args.distance)
-    show(found)
     if args.json:
         write_json(Path(args.json).expanduser(), {"data": args.data, **found.as_dict()})
+    show(found)
     if found.serious:
         raise FoundProblems("found " + " and ".join(found.serious))
 

@@ -120,12 +120,13 @@ def _write(
 
 def print_tables(names: list[str], scores: dict[str, Scores]) -> None:
     """Two tables on stdout: accuracy by class and in all, and validation's confusion matrix if it isn't too wide."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     names = [escape(name) for name in names]
-    table = Table("class")
+    table = Table("class", box=SIMPLE)
     for split in scores:
         for heading in (f"{split} images", f"{split} top-1"):
             table.add_column(heading, justify="right")
@@ -145,9 +146,10 @@ def print_tables(names: list[str], scores: dict[str, Scores]) -> None:
 
 
 def _confusion_table(names: list[str], scores: Scores) -> Any:
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("", "true class", padding=(0, 1, 0, 0))
+    table = Table("", "true class", box=SIMPLE)
     for number in range(len(names)):
         table.add_column(str(number + 1), justify="right")
     for number, (name, counts) in enumerate(zip(names, scores.confusion.tolist())):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from moco.commands.session import labels_of, ragged
+from moco.commands.session import labels_of, pixel_source
 from moco.config import Config
 from moco.data.store import Dataset
 from moco.evaluate.features import extract, features_of
@@ -15,8 +15,7 @@ from moco.evaluate.knn import knn_top1
 from moco.evaluate.logistic import fit_logistic
 from moco.model.moco import MoCo
 from moco.runtime import Runtime
-from moco.views.make import evaluation_view
-from moco.views.ragged import Ragged
+from moco.views.make import Source, evaluation_view
 
 THUMBNAIL = 32  # px; the side at which raw pixels are compared
 
@@ -24,10 +23,10 @@ THUMBNAIL = 32  # px; the side at which raw pixels are compared
 class LabelMonitor:
     """kNN and logistic regression on the backbone's features of a labelled data set."""
 
-    def __init__(self, config: Config, data: Dataset, train: Ragged, backbone: nn.Module, runtime: Runtime) -> None:
+    def __init__(self, config: Config, data: Dataset, train: Source, backbone: nn.Module, runtime: Runtime) -> None:
         assert data.val is not None
         self.config, self.runtime, self.backbone = config, runtime, backbone
-        self.train, self.val = train, ragged(data.val, runtime.device)
+        self.train, self.val = train, pixel_source(data.val, runtime.device)
         self.train_labels = labels_of(data.train, runtime.device)
         self.val_labels = labels_of(data.val, runtime.device)
         self.classes = len(data.classes)
@@ -55,7 +54,7 @@ class LabelMonitor:
         train, val = (features_of(self.backbone, source, size, self.runtime) for source in (self.train, self.val))
         return train, val
 
-    def _pixels(self, source: Ragged) -> Tensor:
+    def _pixels(self, source: Source) -> Tensor:
         size = min(THUMBNAIL, self.config.views.size)
         flat = nn.Flatten()
         return extract(flat, len(source), lambda images: evaluation_view(source, images, size), self.runtime)

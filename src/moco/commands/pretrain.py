@@ -94,13 +94,12 @@ def _train(loop: Loop, data: Dataset) -> None:
     run_dir, state = loop.run.root, loop.state
     say(f"done: {state.step} steps, checkpoints in {loop.run.checkpoints}")
     if data.val is None:
-        say(f"next: moco embed or your own evaluation; the backbone is in {loop.run.checkpoints / 'last.pt'}")
+        say(f"next: moco report {run_dir}; the backbone is in {loop.run.checkpoints / 'last.pt'}")
         return
     _print_comparison(loop)
     if state.best is not None:
-        say(
-            f"best {loop.monitor} {100 * state.best:.1f} % at epoch {state.best_epoch} (chosen on validation: optimistic)"
-        )
+        best = f"best {loop.monitor} {100 * state.best:.1f} % at epoch {state.best_epoch}"
+        say(f"{best} (chosen on validation: optimistic)")
     say(f"next: moco linear {run_dir}   then  moco evaluate {run_dir}  and  moco report {run_dir}")
 
 

@@ -39,7 +39,7 @@ def run(args: Any) -> None:
     import torch
     from PIL import Image
 
-    from moco.commands.session import ragged
+    from moco.commands.session import pixel_source
     from moco.data.dataset import open_dataset
     from moco.files import atomic
     from moco.randomness import Purpose, permutation
@@ -47,7 +47,7 @@ def run(args: Any) -> None:
     from moco.views.pipelines import Pipeline, pipeline
 
     data = open_dataset(config.data, config.store, config.short_side)
-    source, spec = ragged(data.train, torch.device("cpu")), pipeline(config.views)
+    source, spec = pixel_source(data.train, torch.device("cpu")), pipeline(config.views)
     images = np.sort(permutation(len(source), config.seed, Purpose.PREVIEW)[:rows])
     columns = [evaluation_view(source, images, config.views.size)]
     for epoch in range(PAIRS):

@@ -12,17 +12,29 @@ from moco.config import Config
 from moco.console import say
 from moco.data.dataset import open_dataset
 from moco.data.store import Dataset, Store
+from moco.environment import memory_available_bytes
 from moco.errors import UserError
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
 from moco.runtime import Runtime
+from moco.views.make import Source
 from moco.views.ragged import Ragged
+from moco.views.residency import choose
+from moco.views.staging import Staging
 
 
-def ragged(store: Store, device: torch.device) -> Ragged:
-    """The split's pixels where the views are made: mapped on the CPU, copied to a GPU."""
-    pixels = torch.from_numpy(store.pixels)
-    return Ragged(pixels.to(device), store.offsets, store.heights, store.widths)
+def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
+    """The split's pixels, kept where there is room for them; `announce` says where and why."""
+    gpu_free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    where, why = choose(store.pixels.nbytes, device, gpu_free, memory_available_bytes())
+    if announce:
+        say(why)
+    mapped = Ragged(torch.from_numpy(store.pixels), store.offsets, store.heights, store.widths)
+    if where == "device":
+        return Ragged(mapped.pixels.to(device), store.offsets, store.heights, store.widths)
+    if where == "host" and device.type == "cpu":
+        return mapped
+    return Staging(mapped, device)
 
 
 def labels_of(store: Store, device: torch.device) -> Tensor:
@@ -40,9 +52,9 @@ def build_model(config: Config) -> MoCo:
 class Labelled:
     """A data set with labels, on the device: what linear classification and evaluation need."""
 
-    train: Ragged
+    train: Source
     train_labels: Tensor
-    val: Ragged
+    val: Source
     val_labels: Tensor
     classes: list[str]
 
@@ -73,8 +85,8 @@ class TrainedRun:
             raise UserError(f"{self.config.data} has no labels: linear classification needs class folders")
         device = self.runtime.device
         return Labelled(
-            ragged(self.data.train, device), labels_of(self.data.train, device),
-            ragged(val, device), labels_of(val, device), self.data.classes,
+            pixel_source(self.data.train, device), labels_of(self.data.train, device),
+            pixel_source(val, device), labels_of(val, device), self.data.classes,
         )  # fmt: skip
 
 

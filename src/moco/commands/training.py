@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.commands.monitors import LabelMonitor, queue_health
-from moco.commands.session import build_model, ragged
+from moco.commands.session import build_model, pixel_source
 from moco.config import Config
 from moco.config_check import check
 from moco.console import say
@@ -27,9 +27,9 @@ from moco.runtime import Runtime
 from moco.train.loop import Evaluator, Loop
 from moco.train.optimizer import build_optimizer
 from moco.train.state import TrainState
-from moco.views.make import random_view
+from moco.views.make import Source, random_view
 from moco.views.pipelines import pipeline
-from moco.views.ragged import Ragged
+from moco.views.staging import Staging
 
 
 def prepare(config: Config) -> tuple[Loop, Dataset]:
@@ -46,7 +46,7 @@ def prepare(config: Config) -> tuple[Loop, Dataset]:
     sampler = Sampler(len(data.train), config.train.batch_size, config.seed)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, config.optimizer)
-    source = ragged(data.train, runtime.device)
+    source = pixel_source(data.train, runtime.device, announce=True)
     evaluators: list[Evaluator] = []
     interval = 1
     if data.val is not None:
@@ -63,6 +63,7 @@ def prepare(config: Config) -> tuple[Loop, Dataset]:
         optimizer=optimizer,
         sampler=sampler,
         views=view_maker(config, source),
+        ahead=source.ahead if isinstance(source, Staging) else lambda images: None,
         state=state,
         evaluators=evaluators,
         monitor_every=interval,
@@ -74,7 +75,7 @@ def prepare(config: Config) -> tuple[Loop, Dataset]:
     return loop, data
 
 
-def view_maker(config: Config, source: Ragged) -> Any:
+def view_maker(config: Config, source: Source) -> Any:
     """(image numbers, epoch) -> the two augmented views of the batch, channels last."""
     spec = pipeline(config.views)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moco.evaluate.classifier import Classifier
 from moco.evaluate.features import features_of
 from moco.runtime import Runtime
-from moco.views.ragged import Ragged
+from moco.views.make import Source
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Scores:
 def classify(
     backbone: nn.Module,
     classifier: Classifier,
-    source: Ragged,
+    source: Source,
     labels: Tensor,
     size: int,
     runtime: Runtime,

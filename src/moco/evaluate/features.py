@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from moco.console import progress_bar
 from moco.runtime import Runtime
-from moco.views.make import evaluation_view
-from moco.views.ragged import Ragged
+from moco.views.make import Source, evaluation_view
 
 BATCH = 256
 MakeView = Callable[[NDArray[np.int64]], Tensor]
@@ -35,7 +34,7 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
 
 def features_of(
     backbone: nn.Module,
-    source: Ragged,
+    source: Source,
     size: int,
     runtime: Runtime,
     batch_size: int = BATCH,

@@ -90,22 +90,25 @@ def train_heads(
     heads: Heads,
     z: Tensor,
     labels: Tensor,
+    rows: Tensor,
     epochs: int,
     batch_size: int,
     seed: int,
     stage: int,
     after_epoch: Callable[[int, Tensor, float], None],
 ) -> None:
-    """Train on standardised `z` (N, F) with `labels` int64 (N,), shuffled by (seed, stage, epoch).
+    """Train on the `rows` int64 (n,) of standardised `z` (N, F) with `labels` int64 (N,).
+
+    Every epoch takes each of them once, in an order that is a function of (seed, stage, epoch).
 
     `after_epoch` gets the epoch from 0, the mean losses (G,) of its batches and the cosine's factor in it.
     """
-    batches = math.ceil(len(z) / batch_size)
+    batches = math.ceil(len(rows) / batch_size)
     total = epochs * batches
     for epoch in range(epochs):
-        order = torch.from_numpy(permutation(len(z), seed, Purpose.PROBE_ORDER, stage, epoch)).to(z.device)
+        order = rows[torch.from_numpy(permutation(len(rows), seed, Purpose.PROBE_ORDER, stage, epoch)).to(z.device)]
         losses = torch.zeros_like(heads.lr)
-        for batch, rows in enumerate(order.tensor_split(batches)):
+        for batch, chosen in enumerate(order.tensor_split(batches)):
             rate = 0.5 * (1 + math.cos(math.pi * (epoch * batches + batch) / total))
-            losses += heads.step(z[rows], labels[rows], rate) / batches
+            losses += heads.step(z[chosen], labels[chosen], rate) / batches
         after_epoch(epoch, losses, rate)

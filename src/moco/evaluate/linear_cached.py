@@ -26,9 +26,8 @@ from moco.evaluate.heads import Heads, Standard, train_heads
 from moco.evaluate.protocol import Proof
 from moco.randomness import Purpose, permutation
 from moco.runtime import Runtime
-from moco.views.make import random_view
+from moco.views.make import Source, random_view
 from moco.views.pipelines import Pipeline
-from moco.views.ragged import Ragged
 
 # At the scale of `Standard` a head's loss has curvature 1/2 at most: these go from far too slow to unstable.
 LEARNING_RATES = tuple(float(lr) for lr in np.geomspace(0.5, 500, 12))
@@ -80,7 +79,7 @@ class Cached:
     grid: list[dict[str, float]]
 
 
-def all_views(backbone: nn.Module, source: Ragged, size: int, passes: int, seed: int, runtime: Runtime) -> Tensor:
+def all_views(backbone: nn.Module, source: Source, size: int, passes: int, seed: int, runtime: Runtime) -> Tensor:
     """Features of the centre view and `passes` augmented ones, float32 (1 + passes, N, F), with progress bars."""
     pipeline = Pipeline(size, scale=CROP_SCALE)
     views = [features_of(backbone, source, size, runtime, progress="features, centre view")]
@@ -118,8 +117,11 @@ def linear_cached(
     for row, (scores, losses) in zip(rows, history):
         row["held_out_top1"], row["held_out_loss"] = scores[winner].item(), losses[winner].item()
     final = history[-1][0].tolist()
+    weight, bias = standard.fold(heads.weight[..., 0], heads.bias[:, 0])
+    rows[-1]["train_top1"] = top1(F.linear(features[0], weight, bias), labels)  # as anyone will measure it, in float32
     return Cached(
-        *standard.fold(heads.weight[..., 0], heads.bias[:, 0]),
+        weight,
+        bias,
         *grid[winner],
         held_out_top1=final[winner],
         held_out_images=len(held_out),
@@ -171,7 +173,7 @@ class _Fit:
             history.append(((logits.argmax(1) == true).float().mean(0), nll.mean(0)))
             self.advance()
 
-        self._train(heads, self.z[:, kept].flatten(0, 1), self.labels[kept], _SEARCH, after_epoch)
+        self._train(heads, kept, _SEARCH, after_epoch)
         return history
 
     def refit(self, lr: float, weight_decay: float) -> tuple[Heads, list[Row]]:
@@ -183,7 +185,7 @@ class _Fit:
             rows.append({"epoch": epoch + 1, "lr": rate * lr, "loss": losses.item(), "train_top1": score})
             self.advance()
 
-        self._train(heads, self.z.flatten(0, 1), self.labels, _REFIT, after_epoch)
+        self._train(heads, torch.arange(len(self.labels), device=self.z.device), _REFIT, after_epoch)
         return heads, rows
 
     def _heads(self, grid: list[tuple[float, float]]) -> Heads:
@@ -191,8 +193,12 @@ class _Fit:
         return Heads(self.z.shape[2], self.classes, lr, weight_decay)
 
     def _train(
-        self, heads: Heads, rows: Tensor, labels: Tensor, stage: int, after: Callable[[int, Tensor, float], None]
+        self, heads: Heads, images: Tensor, stage: int, after_epoch: Callable[[int, Tensor, float], None]
     ) -> None:
-        self.proof.trains({"weight": heads.weight, "bias": heads.bias})
-        o = self.options
-        train_heads(heads, rows, labels.repeat(len(self.z)), o.epochs, o.batch_size, o.seed, stage, after)
+        """Train on all views of `images`, without a copy of them."""
+        weight, bias = heads.weight.permute(2, 1, 0), heads.bias.T  # (G, C, F), (G, C)
+        self.proof.trains({"weight": weight.squeeze(0), "bias": bias.squeeze(0)})
+        views, count = len(self.z), len(self.labels)
+        rows = (torch.arange(views, device=images.device)[:, None] * count + images).flatten()
+        labels, o = self.labels.repeat(views), self.options
+        train_heads(heads, self.z.flatten(0, 1), labels, rows, o.epochs, o.batch_size, o.seed, stage, after_epoch)

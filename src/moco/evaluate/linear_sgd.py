@@ -28,9 +28,8 @@ from moco.evaluate.logistic import fit_logistic
 from moco.evaluate.protocol import Proof
 from moco.randomness import Purpose, permutation
 from moco.runtime import Runtime
-from moco.views.make import random_view
+from moco.views.make import Source, random_view
 from moco.views.pipelines import Pipeline
-from moco.views.ragged import Ragged
 
 MOMENTUM = 0.9
 STEPS = (0.6, 0.8)  # of the epochs; the paper's 60 and 80 of 100
@@ -66,7 +65,7 @@ class SgdOptions:
 class Split:
     """Images with labels int64 (N,) and the features float32 (N, F) of their centre views."""
 
-    images: Ragged
+    images: Source
     labels: Tensor
     features: Tensor
 

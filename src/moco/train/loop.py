@@ -41,6 +41,7 @@ class Loop:
 
     Attributes:
         views: (image numbers, epoch) -> the two views of the batch.
+        ahead: told the next batch's image numbers while this one is trained on, so that they can be read.
         evaluators: every one is asked each `monitor_every` epochs and after the last; yields (column, value).
         health: asked each epoch; yields (column, value).
         diagnose: a row -> one sentence if it says that something is wrong.
@@ -55,6 +56,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     sampler: Sampler
     views: MakeViews
+    ahead: Callable[[NDArray[np.int64]], None]
     state: TrainState
     evaluators: list[Evaluator]
     monitor_every: int
@@ -95,7 +97,9 @@ class Loop:
             task = bar.add_task(
                 f"epoch {epoch + 1}/{self.config.train.epochs}", total=len(order), rate="", completed=first
             )
-            for images in order[first:]:
+            for images, following in zip(order[first:], [*order[first + 1 :], None]):
+                if following is not None:
+                    self.ahead(following)
                 self._step(images, epoch)
                 now = time.perf_counter()
                 self.state.seconds = before + now - started

@@ -11,10 +11,13 @@ from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
 from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
+from moco.views.staging import Staging
+
+Source = Ragged | Staging
 
 
 def random_view(
-    source: Ragged,
+    source: Source,
     images: NDArray[np.int64],
     pipeline: Pipeline,
     seed: int,
@@ -27,13 +30,15 @@ def random_view(
     return apply(source, images, draw(pipeline, heights, widths, images, seed, epoch, view, purpose), pipeline)
 
 
-def evaluation_view(source: Ragged, images: NDArray[np.int64], size: int) -> Tensor:
+def evaluation_view(source: Source, images: NDArray[np.int64], size: int) -> Tensor:
     """The centre view of `images` (N,): normalised float32 (N, 3, size, size)."""
     return apply(source, images, centre(size, source.heights[images], source.widths[images]), Pipeline(size))
 
 
-def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
+def apply(source: Source, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
     """The fastest applier for the device; all give the same pixels within the tests' tolerance."""
+    if isinstance(source, Staging):
+        source, images = source.take(images), np.arange(len(images))
     if source.device.type == "cuda":
         return cuda.apply(source, images, parameters, pipeline)
     applier = cpu if cpu.available() else reference

@@ -1,0 +1,55 @@
+"""Staged batches hold the same pixels, and where pixels live is decided by what is free."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from moco.views.ragged import Ragged
+from moco.views.residency import choose
+from moco.views.staging import Staging
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def images(count: int = 9) -> Ragged:
+    rng = np.random.default_rng(0)
+    heights, widths = (rng.integers(3, 12, count).astype(np.int32) for _ in range(2))
+    sizes = heights.astype(np.int64) * widths * 3
+    pixels = torch.from_numpy(rng.integers(0, 256, sizes.sum(), dtype=np.uint8))
+    return Ragged(pixels, np.cumsum(sizes) - sizes, heights, widths)
+
+
+def one(source: Ragged, index: int) -> np.ndarray:
+    size = int(source.heights[index]) * int(source.widths[index]) * 3
+    return source.pixels.numpy()[source.offsets[index] :][:size]
+
+
+@pytest.mark.parametrize("read_ahead", [(), (4, 2, 7), (1, 1, 1)])
+def test_a_batch_is_the_same_read_ahead_or_not(read_ahead: tuple[int, ...]) -> None:
+    host, wanted = images(), np.array([4, 2, 7])
+    staging = Staging(host, CPU)
+    if read_ahead:
+        staging.ahead(np.array(read_ahead))
+    batch = staging.take(wanted)
+    assert len(batch) == 3
+    for place, index in enumerate(wanted):
+        np.testing.assert_array_equal(one(batch, place), one(host, index))
+        assert (batch.heights[place], batch.widths[place]) == (host.heights[index], host.widths[index])
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "device", "gpu_free", "host_free", "where"),
+    [
+        (1, GPU, 80, 100, "device"),
+        (50, GPU, 80, 120, "host"),
+        (70, GPU, 80, 100, "disk"),
+        (1, CPU, 0, 20, "host"),
+        (30, CPU, 0, 20, "disk"),
+    ],
+)
+def test_where_pixels_live(gigabytes: int, device: torch.device, gpu_free: int, host_free: int, where: str) -> None:
+    chosen, why = choose(gigabytes * 10**9, device, gpu_free * 10**9, host_free * 10**9)
+    assert chosen == where
+    assert f"{gigabytes}.0 GB" in why
