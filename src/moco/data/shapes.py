@@ -1,10 +1,10 @@
 """The built-in data set `shapes`: pictures of ten glyphs, drawn by a formula, so that a demo needs no download.
 
 A picture holds several copies of one glyph, and the glyph is its class. Everything else is nuisance and is
-drawn anew for every copy and every spot: place, size, rotation, stretch, colour, texture, lighter or darker than
-the background, whose colours drift and whose noise has any grain, under lines and dots that all classes share.
-So two crops of a picture have little in common but the glyph: pixels and random features tell next to nothing
-of the class, a network that learns what survives the crops tells it well.
+drawn anew for every copy and every spot: place, size, rotation, stretch, colour, lighter or darker than the
+background, whose colours drift under noise of every grain, with lines and dots that all classes share.
+So two crops of a picture have little in common but the glyph: pixels and random features tell little of the
+class, a network that learns what survives the crops tells it well.
 
 The arithmetic is integer apart from the rotations, and no draw depends on another picture: the same bytes on any
 machine, in any order, from any number of processes.
@@ -27,17 +27,16 @@ VERSION = 1  # raised with every change of the pictures: packed copies of the ol
 _SIDE = 64
 _SPLITS = {"train": 0, "val": 1}
 _REACH = 14  # pixels from a glyph's centre to the edge of its patch
-_RADII = (7.0, 11.0)
-_ABSENT = 0.2
-_LIGHT = 175
-_DARK = 70
-_LINES = 2, 7
-_DOTS = 5, 20
+_RADII = (8.0, 11.0)
+_LIGHT = 200
+_DARK = 54
+_LINES = 0, 2
+_DOTS = 0, 5
 _FINE = 2  # samples a pixel, each way: the glyphs' edges are anti-aliased
 _GRID = 256  # samples of a glyph's outline, over [-4, 4] each way
 _CELLS = 3  # glyphs sit on a loose grid of 3 x 3
 _COARSE = 4  # cells a side of the background's coarsest noise; every finer layer has twice as many
-_NOISE = 25  # amplitude of each layer, in grey levels
+_NOISE = 10  # amplitude of each layer, in grey levels
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -52,8 +51,6 @@ def make_image(split: str, index: int) -> NDArray[np.uint8]:
     label = label_of(index)
     cell = _SIDE / _CELLS
     for place in range(_CELLS**2):
-        if rng.random() < _ABSENT:
-            continue
         shift = rng.uniform(-0.2, 0.2, 2)
         row, column = _REACH + ((np.array(divmod(place, _CELLS)) + 0.5 + shift) * cell).astype(int)
         _paint(canvas, row, column, _alpha(label, rng), _ink(rng))
@@ -78,13 +75,9 @@ def _alpha(label: int, rng: np.random.Generator) -> Ints:
 
 
 def _ink(rng: np.random.Generator) -> Ints:
-    """What a glyph is filled with: stripes of two colours, both light or both dark, int (P, P, 3)."""
+    """What a glyph is filled with: a light or a dark colour, int (3,)."""
     light = rng.random() < 0.5
-    colours = rng.integers(_LIGHT, 256, (2, 3), np.int32) if light else rng.integers(0, _DARK, (2, 3), np.int32)
-    down, across, period = rng.integers(-3, 4), rng.integers(-3, 4), rng.integers(4, 16)
-    at = np.arange(2 * _REACH)
-    stripe = (down * at[:, None] + across * at[None]) // period % 2
-    return colours[stripe]
+    return rng.integers(_LIGHT, 256, 3, np.int32) if light else rng.integers(0, _DARK, 3, np.int32)
 
 
 def _paint(canvas: Ints, row: int, column: int, alpha: Ints, ink: Ints) -> None:
