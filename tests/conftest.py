@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("moco", deadline=None)  # shared machines stall
+settings.load_profile("moco")
 
 # Options that make a real run small: one step takes some 20 ms.
 SMALL = [

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from moco.data import shapes
 
 GOLDEN = {
-    ("train", 0): "",
-    ("train", 1237): "",
-    ("val", 0): "",
-    ("val", 999): "",
+    ("train", 0): "c85e4f1f9ea7174236d1c29b834d998d86a67c5d904c74211e9e0d9cc71ae1f6",
+    ("train", 1237): "89dc37c788d585bc1fc71d54ee2efab2b0eae05b633eece6fec4705b5ad1ca56",
+    ("val", 0): "7e26f95686396fcdfad32f7f5bdda0bd06a8c26dcc917c5fa1f92952575beaa8",
+    ("val", 999): "1401a42969cc677911e082820ff43375190e29a2bb94b9c2f58c56bb15eb9fff",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moco.commands.parsing import Parser
 from moco.errors import UserError
+from moco.rundir import RunDir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,7 @@ def parser() -> Parser:
 def run(args: Any) -> None:
     """Train the classifier, store it with its metrics and result, and print what came out."""
     given = given_options(args)
+    RunDir.open(args.run)  # a wrong name is answered before torch is loaded
     from moco.commands.linear_summary import final_scores, summary
     from moco.commands.session import open_trained
     from moco.environment import describe
