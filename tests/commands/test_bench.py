@@ -1,0 +1,66 @@
+"""`moco bench` gives every figure that it promises, on a small setting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from moco.bench.measure import Subject, interleaved
+from moco.bench.stopwatch import PARTS
+from moco.cli import main
+from tests.conftest import SMALL
+
+
+def test_the_figures_and_their_json(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    words = ["bench", *SMALL, "--data", str(labelled), "--rounds=2", "--steps=1", "--json", str(out)]
+    assert main(words) == 0
+    found = json.loads(out.read_text())
+    rates = ("full_samples_per_s", "compute_only_samples_per_s", "views_per_s", "pack_images_per_s")
+    assert all(found[name] > 0 for name in rates)
+    assert set(found["breakdown_ms"]) == set(PARTS)
+    assert all(value >= 0 for value in found["breakdown_ms"].values())
+    assert found["setting"]["batch_size"] == 8
+    assert found["precision"] == "float32"
+    assert found["precision_reason"] == "as asked"
+    assert "processor" in found
+    assert "instruction_sets" in found
+    printed = capsys.readouterr().out
+    assert "full step, samples/s" in printed
+    assert "full / compute only" in printed
+
+
+def test_without_data_or_rounds_it_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *SMALL]) == 2
+    assert "no data" in capsys.readouterr().err
+    assert main(["bench", *SMALL, "--data=shapes", "--rounds=0"]) == 2
+    assert "--rounds" in capsys.readouterr().err
+
+
+def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
+    ran: list[str] = []
+    subjects = [Subject(name, lambda name=name: ran.append(name), 1) for name in "ab"]  # type: ignore[misc]
+    figures = interleaved(subjects, rounds=3)
+    assert len(ran) == 8
+    assert all(ran[i : i + 2] in (["a", "b"], ["b", "a"]) for i in range(0, 8, 2))
+    assert all(figure.rounds == 3 and figure.low <= figure.median <= figure.high for figure in figures.values())
+
+
+def test_the_watch_leaves_the_objects_as_they_were(labelled: Path) -> None:
+    from moco.bench.stopwatch import Stopwatch
+    from moco.commands.options import RecipeParser, config_of
+    from moco.commands.training import prepare
+
+    words = [*SMALL, "--data", str(labelled)]
+    loop, _ = prepare(config_of(RecipeParser("bench", "", "").parse_args(words)))
+    before = dict(vars(loop.model)), dict(vars(loop.runtime))
+    watch = Stopwatch(loop.runtime)
+    watch.install(loop.model, loop.optimizer)
+    assert "enqueue" in vars(loop.model)
+    watch.remove()
+    assert dict(vars(loop.model)) == before[0]
+    assert dict(vars(loop.runtime)) == before[1]
+    assert torch.is_tensor(loop.model.queue)
