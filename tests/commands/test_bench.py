@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import SMALL
 
 from moco.bench.measure import Subject, interleaved
 from moco.bench.stopwatch import PARTS
 from moco.cli import main
-from tests.conftest import SMALL
 
 
 def test_the_figures_and_their_json(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

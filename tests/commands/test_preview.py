@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import SMALL
 
 from moco.cli import main
-from tests.conftest import SMALL
 
 
 def test_the_picture(flat: Path, tmp_path: Path) -> None:

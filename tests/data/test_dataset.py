@@ -177,7 +177,8 @@ def test_a_damaged_record_stops_nothing(photos: Path, cache: Path, capsys: pytes
 
 
 PACK_SLOWLY = """
-import json, sys, time
+import json, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from pathlib import Path
 from moco.config import StoreConfig
 from moco.data import pack

@@ -33,7 +33,7 @@ from moco.views.pipelines import Pipeline
 
 MOMENTUM = 0.9
 STEPS = (0.6, 0.8)  # of the epochs; the paper's 60 and 80 of 100
-SAFE_LR = 10.0  # times 1 / mean squared feature length: the default learning rate
+SAFE_LR = 20.0  # times 1 / mean squared feature length: the default learning rate
 
 Row = dict[str, float | int | None]
 

@@ -1,0 +1,56 @@
+"""Device and precision: what is chosen, why, and what is refused."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+
+from moco.config import RuntimeConfig
+from moco.errors import UserError
+from moco.runtime import Runtime, choose_device, choose_precision, keep_freed_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "why"),
+    [
+        ({"avx2"}, "float32", "neither"),
+        ({"avx2", "avx512f"}, "float32", "neither"),
+        ({"avx2", "avx512f", "avx512_bf16"}, "bf16", "avx512_bf16"),
+        ({"avx2", "avx512_bf16", "amx_bf16", "amx_tile"}, "bf16", "amx_bf16"),
+        (set(), "float32", "neither"),
+    ],
+)
+def test_bf16_is_for_processors_with_units_for_it(flags: set[str], precision: str, why: str) -> None:
+    chosen, reason = choose_precision("auto", CPU, flags)
+    assert chosen == precision
+    assert why in reason
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    assert choose_precision("float32", CPU, {"amx_bf16"}) == ("float32", "as asked")
+    assert choose_precision("bf16", CPU, set()) == ("bf16", "as asked")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"runtime\.device"):
+        choose_device(name)
+
+
+def test_autocast_follows_the_precision() -> None:
+    layer, x = torch.nn.Linear(4, 4), torch.rand(2, 4)
+    for precision, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
+        with Runtime(RuntimeConfig("cpu", precision)).autocast():  # type: ignore[arg-type]
+            assert layer(x).dtype == dtype
+
+
+def test_the_line_says_what_and_why() -> None:
+    assert "float32 (as asked)" in Runtime(RuntimeConfig("cpu", "float32")).line()
+
+
+def test_freed_memory_is_kept_where_malloc_is_glibcs() -> None:
+    assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
