@@ -9,7 +9,7 @@ import torch
 
 from moco.config import RuntimeConfig
 from moco.errors import UserError
-from moco.runtime import Runtime, choose_device, choose_precision, keep_freed_memory
+from moco.runtime import Runtime, bf16_gain, choose_device, choose_precision, keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -24,10 +24,25 @@ CPU = torch.device("cpu")
         (set(), "float32", "neither"),
     ],
 )
-def test_bf16_is_for_processors_with_units_for_it(flags: set[str], precision: str, why: str) -> None:
+def test_bf16_is_for_processors_with_units_for_it(
+    flags: set[str], precision: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moco.runtime.bf16_gain", lambda: 1.7)
     chosen, reason = choose_precision("auto", CPU, flags)
     assert chosen == precision
     assert why in reason
+
+
+def test_units_that_do_not_pay_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moco.runtime.bf16_gain", lambda: 0.5)
+    assert choose_precision("auto", CPU, {"avx512_bf16"}) == (
+        "float32",
+        "the processor has avx512_bf16, but a convolution takes 2.0 times as long in bf16",
+    )
+
+
+def test_the_gain_is_a_measured_ratio() -> None:
+    assert 0.001 < bf16_gain() < 100
 
 
 def test_what_is_asked_for_is_taken() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,8 +45,7 @@ class Runtime:
         )
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resume to the same bits
-            torch.backends.cuda.matmul.allow_tf32 = True
-            torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.allow_tf32 = True  # convolutions; views and logits stay in full float32
 
     def line(self) -> str:
         """One line for the log: which device and precision, and why."""
@@ -63,6 +64,22 @@ class Runtime:
         """Wait for the device, for timings."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+@cache
+def bf16_gain() -> float:
+    """How many times faster a small convolution, forward and backward, is in bf16 than in float32; 0.1 s."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        images = torch.ones(32, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+        kernel = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            torch.nn.functional.conv2d(images, kernel, padding=1).sum().backward()
+            times.append(time.perf_counter() - started)
+        seconds[dtype] = min(times)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def keep_freed_memory() -> bool:
@@ -107,5 +124,8 @@ def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | No
     have = set(cpu_info()[1] if flags is None else flags)
     for flag in BF16_FLAGS:
         if flag in have:
-            return "bf16", f"the processor has {flag}"
+            gain = bf16_gain()
+            if gain > 1:
+                return "bf16", f"the processor has {flag}, a convolution gains {gain:.1f} times"
+            return "float32", f"the processor has {flag}, but a convolution takes {1 / gain:.1f} times as long in bf16"
     return "float32", "the processor has neither amx_bf16 nor avx512_bf16"
