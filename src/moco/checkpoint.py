@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -24,9 +25,13 @@ def save(folder: Path, content: dict[str, Any], step: int, keep: int, best: bool
 
     Raises `UserError` if the disk is full or read-only; the earlier checkpoints are untouched then.
     """
+    for left in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
     path = folder / f"step-{step:08d}.pt"
+    whole = io.BytesIO()  # torch turns a full disk into an error of its own; a plain write doesn't
+    torch.save({"format": FORMAT, "step": step, **content}, whole)
     with atomic(path) as file:
-        torch.save({"format": FORMAT, "step": step, **content}, file)
+        file.write(whole.getbuffer())
     _point(path, folder / LAST)
     if best:
         _point(path, folder / BEST)

@@ -13,9 +13,17 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+class Bar(Progress):
+    """A bar for terminals; in a log file it leaves nothing, not even a blank line."""
+
+    def stop(self) -> None:
+        if not self.disable:
+            super().stop()
+
+
 def progress_bar(unit: str) -> Progress:
     """A progress bar with count, rate in `unit` (set by `update(rate=...)`), time passed and time left."""
-    return Progress(
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),

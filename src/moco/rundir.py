@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,9 @@ class RunDir:
     def create(cls, path: str | Path, overwrite: bool = False) -> RunDir:
         """A fresh run directory. Raises `UserError` if `path` holds a run and `overwrite` isn't asked for."""
         run = cls.check_free(path, overwrite)
+        if run.root.exists():
+            with run.locked():
+                pass  # nobody is at work in what is about to be replaced
         run.clear()  # also what a run killed at its very beginning left
         try:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -62,6 +68,24 @@ class RunDir:
         if not run.config_file.is_file():
             raise UserError(f"{path} is not a run directory: it has no config.yaml")
         return run
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. Raises `UserError` if another one is training in it.
+
+        The kernel lets go of the lock when the process ends, however it ends.
+        """
+        handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is training in {self.root}: wait for it, or give another --out"
+                ) from None
+            yield
+        finally:
+            os.close(handle)
 
     def clear(self) -> None:
         """Remove what moco wrote here, and nothing else."""

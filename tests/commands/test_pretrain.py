@@ -13,6 +13,7 @@ from tests.conftest import SMALL, write_pictures
 
 from moco import checkpoint
 from moco.cli import main
+from moco.rundir import RunDir
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -130,6 +131,15 @@ def test_resume_refuses_another_run_than_the_one_it_continues(
     assert "no such folder" in error_of(capsys, "--resume", str(tmp_path / "nowhere"))
     assert "config.yaml" in error_of(capsys, "--resume", str(tmp_path))
     assert "--out" in error_of(capsys, *resume, "--out", str(tmp_path / "b"))
+
+
+def test_two_processes_never_train_in_one_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "metrics.csv").read_bytes()
+    with RunDir(finished).locked():
+        assert "another process is training" in error_of(capsys, "--resume", str(finished))
+        words = [*SMALL, "--data=shapes", "--out", str(finished), "--overwrite"]
+        assert "another process is training" in error_of(capsys, *words)
+    assert (finished / "metrics.csv").read_bytes() == before
 
 
 def test_more_epochs_may_be_asked_of_a_finished_run(labelled: Path, tmp_path: Path) -> None:

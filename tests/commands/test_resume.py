@@ -6,6 +6,8 @@ import csv
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,33 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     expected, found = tensors(whole), tensors(out)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert table(out) == table(whole)
+
+
+def test_a_full_disk_while_checkpointing_is_one_line_and_the_earlier_checkpoint_stays(
+    labelled: Path, tmp_path: Path
+) -> None:
+    """No file may grow beyond a limit below a checkpoint's size: the write fails as on a full disk."""
+    out = tmp_path / "run"
+    assert main(["pretrain", *SMALL, "--data", str(labelled), "--out", str(out)]) == 0
+    before = sorted(path.name for path in (out / "checkpoints").iterdir())
+    code = (
+        "import resource, sys; from moco.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["pretrain", "--resume", str(out), "--train.epochs=3"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.search(r"^moco: can't write .*step-00000009\.pt: File too large", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
+    assert main(words) == 0
+    assert checkpoint.load(out / "checkpoints" / "last.pt")["step"] == 9
+
+
+def test_what_a_killed_run_left_is_cleared_by_the_next_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / ".step-00000001.pt.123.tmp").write_bytes(b"half")
+    checkpoint.save(tmp_path, {}, 2, keep=3, best=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "step-00000002.pt"]
 
 
 def test_a_truncated_and_an_empty_checkpoint_are_passed_over(tmp_path: Path) -> None:

@@ -62,9 +62,10 @@ def _start(config: Config, args: Any) -> None:
     RunDir.check_free(out, bool(args.get("overwrite")))
     loop, data = prepare(config)
     loop.run = RunDir.create(out, bool(args.get("overwrite")))
-    loop.run.write_config(loop.config, {**loop.about, "command": sys.argv})
-    _measure_baseline(loop)
-    _train(loop, data)
+    with loop.run.locked():
+        loop.run.write_config(loop.config, {**loop.about, "command": sys.argv})
+        _measure_baseline(loop)
+        _train(loop, data)
 
 
 def _resume(config: Config, args: Any) -> None:
@@ -78,15 +79,16 @@ def _resume(config: Config, args: Any) -> None:
     differences = _forbidden_changes(saved, config)
     if differences:
         raise UserError(f"--resume {args.resume} with other options than it began with: " + "; ".join(differences))
-    content = checkpoint.load_last(run_dir.checkpoints)
-    loop, data = prepare(config)
-    loop.run = run_dir
-    if content is None:
-        say("no checkpoint yet: starting this run from its beginning")
-    else:
-        restore(loop, content, data)
-    run_dir.write_config(loop.config, {**loop.about, "command": sys.argv})
-    _train(loop, data)
+    with run_dir.locked():
+        content = checkpoint.load_last(run_dir.checkpoints)
+        loop, data = prepare(config)
+        loop.run = run_dir
+        if content is None:
+            say("no checkpoint yet: starting this run from its beginning")
+        else:
+            restore(loop, content, data)
+        run_dir.write_config(loop.config, {**loop.about, "command": sys.argv})
+        _train(loop, data)
 
 
 def _train(loop: Loop, data: Dataset) -> None:

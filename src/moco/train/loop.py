@@ -70,6 +70,7 @@ class Loop:
         self.signals = StopSignals()
         self.saved_at = time.monotonic()
         self.save_s = 0.0
+        self.said: str | None = None
 
     def train(self) -> None:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
@@ -169,8 +170,10 @@ class Loop:
         write_csv(self.run.metrics_file, self.state.rows)
         tensorboard.write(row)
         say(epoch_line(row, self.config.train.epochs))
-        if (sentence := self.diagnose(row)) is not None:
-            say(sentence)
+        sentence = self.diagnose(row)
+        if sentence is not None and sentence != self.said:
+            say(sentence)  # once, not every epoch that it holds
+        self.said = sentence
         self.state.new_epoch()
         asked = self.signals.stop or self.signals.save
         if best or last or asked or self._checkpoint_due(epoch):
