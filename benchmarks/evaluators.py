@@ -49,7 +49,9 @@ def main() -> None:
         options = CachedOptions(passes=views - 1)
         report(
             f"linear cached, 48 heads, 2048 features, {views} views",
-            lambda x=x, y=y, options=options: linear_cached(x, y, CLASSES, options, runtime, Proof(torch.nn.Identity(), "")),  # type: ignore[misc]
+            lambda x=x, y=y, options=options: linear_cached(
+                x, y, CLASSES, options, runtime, Proof(torch.nn.Identity(), "")
+            ),  # type: ignore[misc]
         )
 
 

@@ -63,6 +63,21 @@ def test_autocast_follows_the_precision() -> None:
             assert layer(x).dtype == dtype
 
 
+def test_compiled_modules_keep_their_state_dict_and_their_output() -> None:
+    runtime = Runtime(RuntimeConfig("cpu", "float32", compile="default"))
+    layer, x = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()), torch.rand(2, 4)
+    names, expected = list(layer.state_dict()), layer(x)
+    runtime.compile(layer)
+    runtime.begin_step()
+    torch.testing.assert_close(layer(x), expected)
+    assert list(layer.state_dict()) == names
+
+
+def test_cuda_graphs_are_refused_on_the_cpu() -> None:
+    with pytest.raises(UserError, match="give default"):
+        Runtime(RuntimeConfig("cpu", "float32", compile="reduce-overhead"))
+
+
 def test_the_line_says_what_and_why() -> None:
     assert "float32 (as asked)" in Runtime(RuntimeConfig("cpu", "float32")).line()
 

@@ -171,11 +171,13 @@ class RuntimeConfig:
         device: `auto`, `cpu`, `cuda`, or `cuda:N`.
         precision: `auto` takes bf16 where the processor has the units for it, float32 elsewhere.
         threads: CPU threads; default all.
+        compile: torch.compile the encoders: `default` fuses, `reduce-overhead` adds CUDA graphs, for small batches.
     """
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
     threads: int | None = None
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ class Runtime:
 
     def __init__(self, config: RuntimeConfig) -> None:
         self.device = choose_device(config.device)
+        self._compile = config.compile
+        if config.compile == "reduce-overhead" and self.device.type != "cuda":
+            raise UserError("runtime.compile reduce-overhead is CUDA graphs, and this runs on the CPU: give default")
         self.precision, self.reason = choose_precision(config.precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -55,6 +58,17 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision's context for forward passes."""
         return self._fabric.autocast()
+
+    def compile(self, *modules: torch.nn.Module) -> None:
+        """torch.compile `modules` in place, as configured; their state dicts stay as they are."""
+        if self._compile != "off":
+            for module in modules:
+                module.compile(mode=self._compile)
+
+    def begin_step(self) -> None:
+        """Tell CUDA graphs that the outputs of the step before may be overwritten."""
+        if self._compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Backpropagate."""

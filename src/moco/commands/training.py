@@ -45,6 +45,7 @@ def prepare(config: Config) -> tuple[Loop, Dataset]:
     assert config.train.batch_size is not None
     sampler = Sampler(len(data.train), config.train.batch_size, config.seed)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    runtime.compile(model.encoder_q, model.encoder_k)
     optimizer = build_optimizer(model, config.optimizer)
     source = pixel_source(data.train, runtime.device, announce=True)
     evaluators: list[Evaluator] = []

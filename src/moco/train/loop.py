@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -109,7 +110,10 @@ class Loop:
                     refreshed = now
                     done = self.state.step - begun
                     rate = done * self.sampler.batch_size / (now - started)
-                    bar.update(task, completed=first + done, rate=f"{rate:,.0f}")
+                    steps_left = self.config.train.epochs * self.sampler.steps_per_epoch - self.state.step
+                    end = timedelta(seconds=round(steps_left * (now - started) / done))
+                    title = f"epoch {epoch + 1}/{self.config.train.epochs}, run ends in {end}"
+                    bar.update(task, description=title, completed=first + done, rate=f"{rate:,.0f}")
                 self._between_steps()
         self.runtime.synchronize()
         self.guard.check()
@@ -128,6 +132,7 @@ class Loop:
     def _learn(self, views: tuple[Tensor, Tensor], count: int) -> StepStats:
         """The training step on two views of `count` images, with what it draws."""
         config, step = self.config, self.state.step
+        self.runtime.begin_step()
         torch.manual_seed(torch_seed(config.seed, Purpose.DROPOUT, step))  # dropout: a function of the step
         key_order = None
         if config.model.bn_splits > 1:
