@@ -39,6 +39,21 @@ def test_a_batch_is_the_same_read_ahead_or_not(read_ahead: tuple[int, ...]) -> N
         assert (batch.heights[place], batch.widths[place]) == (host.heights[index], host.widths[index])
 
 
+def test_each_batch_is_read_once_though_the_next_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's order: ahead(second), take(first), ahead(third), take(second), two views of each."""
+    staging = Staging(images(), CPU)
+    read: list[list[int]] = []
+    gather = staging._gather
+    monkeypatch.setattr(staging, "_gather", lambda batch: (read.append(batch.tolist()), gather(batch))[1])
+    batches = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+    for batch, following in zip(batches, [*batches[1:], None]):
+        if following is not None:
+            staging.ahead(following)
+        assert staging.take(batch) is staging.take(batch)
+    assert sorted(read) == [[0, 1], [2, 3], [4, 5]]
+    assert staging._coming == {}
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "device", "gpu_free", "host_free", "where"),
     [

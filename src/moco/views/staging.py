@@ -25,7 +25,7 @@ class Staging:
         self.host = host
         self.device = device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="moco-read")
-        self._next: tuple[bytes, Future[Ragged]] | None = None
+        self._coming: dict[bytes, Future[Ragged]] = {}
         self._taken: tuple[bytes, Ragged] | None = None
 
     def __len__(self) -> int:
@@ -41,14 +41,14 @@ class Staging:
 
     def ahead(self, images: NDArray[np.int64]) -> None:
         """Begin to read `images` (N,)."""
-        self._next = (images.tobytes(), self._reader.submit(self._gather, images))
+        self._coming[images.tobytes()] = self._reader.submit(self._gather, images)
 
     def take(self, images: NDArray[np.int64]) -> Ragged:
         """`images` (N,) as N images numbered 0 to N - 1, on the device; the second view finds them there."""
         key = images.tobytes()
         if self._taken is None or self._taken[0] != key:
-            ready = self._next is not None and self._next[0] == key
-            batch = self._next[1].result() if ready and self._next else self._gather(images)
+            coming = self._coming.pop(key, None)  # the one after it may be on its way already
+            batch = self._gather(images) if coming is None else coming.result()
             pixels = batch.pixels.to(self.device, non_blocking=True)
             self._taken = key, Ragged(pixels, batch.offsets, batch.heights, batch.widths)
         return self._taken[1]
