@@ -48,18 +48,26 @@ def numbered(folder: Path) -> list[Path]:
 
 def load(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU, running no code from it. Raises `UserError` if it is damaged."""
+    return read_verified(path, "checkpoint", FORMAT)
+
+
+def read_verified(path: Path, what: str, version: int) -> dict[str, Any]:
+    """Read what `torch.save` wrote as a dictionary with its `format`, its checksums verified, running no code from it.
+
+    `what` names the file's role. Raises `UserError` if it is missing, damaged, or of another format.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch stores a CRC-32 with every record
         if damaged is not None:
-            raise UserError(f"checkpoint {path} is damaged (checksum of {damaged})")
+            raise UserError(f"{what} {path} is damaged (checksum of {damaged})")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"no checkpoint at {path}") from None
+        raise UserError(f"no {what} at {path}") from None
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"checkpoint {path} is damaged: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint that this version of moco reads")
+        raise UserError(f"{what} {path} is damaged: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict) or content.get("format") != version:
+        raise UserError(f"{path} is not a {what} that this version of moco reads")
     return content
 
 

@@ -13,6 +13,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def percent(share: float | int | None, places: int = 2) -> str:
+    """A share from 0 to 1 as people read it; `-` for what wasn't measured."""
+    return "-" if share is None else f"{100 * share:.{places}f} %"
+
+
 class Bar(Progress):
     """A bar for terminals; in a log file it leaves nothing, not even a blank line."""
 

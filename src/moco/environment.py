@@ -23,6 +23,11 @@ def cpu_info() -> tuple[str, frozenset[str]]:
     return values.get("model name", platform.machine()), frozenset(values.get("flags", "").split())
 
 
+def cores() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory_available_bytes() -> int:
     """Memory that could be had without swapping, page cache included."""
     try:
@@ -42,7 +47,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "processor": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "instruction_sets": [f for f in INSTRUCTION_SETS if f in flags],
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {p: _version(p) for p in _PACKAGES},

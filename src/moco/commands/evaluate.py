@@ -6,6 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from moco.commands.parsing import Parser
+from moco.console import percent
 from moco.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,10 +132,10 @@ def print_tables(names: list[str], scores: dict[str, Scores]) -> None:
         for heading in (f"{split} images", f"{split} top-1"):
             table.add_column(heading, justify="right")
     for row, name in enumerate(names):
-        cells = [(f"{s.class_images[row]:,}", _percent(s.class_top1[row])) for s in scores.values()]
+        cells = [(f"{s.class_images[row]:,}", percent(s.class_top1[row])) for s in scores.values()]
         table.add_row(name, *chain(*cells))
     table.add_section()
-    table.add_row("all", *chain(*[(f"{s.images:,}", _percent(s.top1)) for s in scores.values()]), style="bold")
+    table.add_row("all", *chain(*[(f"{s.images:,}", percent(s.top1)) for s in scores.values()]), style="bold")
     table.add_row("loss (nats)", *chain(*[("", f"{s.loss:.4f}") for s in scores.values()]))
     out = Console(highlight=False)
     if not out.is_terminal:
@@ -156,7 +157,3 @@ def _confusion_table(names: list[str], scores: Scores) -> Any:
         cells = [f"[bold]{n}[/]" if i == number else str(n or "·") for i, n in enumerate(counts)]
         table.add_row(str(number + 1), name, *cells)
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

@@ -149,8 +149,7 @@ def _validation(trained: TrainedRun, data: Labelled, weight: Tensor, bias: Tenso
 
 def _metrics_writer(trained: TrainedRun, say_each: int | None = None) -> Callable[[list[Row]], None]:
     """Writes `linear/metrics.csv`; an earlier classifier leaves first, so that the folder never mixes two fits."""
-    from moco.commands.linear_summary import percent
-    from moco.console import say
+    from moco.console import percent, say
     from moco.train.metrics import write_csv
 
     def write(rows: list[Row]) -> None:

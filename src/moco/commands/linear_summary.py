@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from moco.console import percent
+
 Row = dict[str, float | int | None]
 
 
@@ -46,7 +48,3 @@ def _choice(result: dict[str, Any]) -> str:
         f"after the last epoch, lr {result['lr']:.3g}; best on validation: epoch "
         f"{result['best_on_validation_epoch']}, {percent(result['best_on_validation_top1'])} (chosen by validation)"
     )
-
-
-def percent(share: float | int | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

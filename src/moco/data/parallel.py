@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from moco.environment import cores
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 AHEAD = 16  # results a core may be ahead of the reader: bounds the memory
-
-
-def cores() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(work: Callable[[T], R], things: Iterable[T]) -> Generator[R, None, None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.errors import UserError
+from moco.checkpoint import read_verified
 from moco.files import atomic
 
 FORMAT = 1
@@ -59,16 +57,7 @@ class Classifier:
     @classmethod
     def load(cls, path: Path) -> Classifier:
         """Read it onto the CPU, running no code from it. Raises `UserError` if it is damaged."""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch stores a CRC-32 with every record
-            if damaged is not None:
-                raise UserError(f"classifier {path} is damaged (checksum of {damaged})")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(f"classifier {path} is damaged: {' '.join(str(error).split())[:200]}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError(f"{path} is not a classifier that this version of moco reads")
+        content = read_verified(path, "classifier", FORMAT)
         return cls(content["weight"], content["bias"], content["classes"], content["about"])
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from moco.console import percent
 from moco.errors import UserError
 from moco.files import write_text
 
@@ -41,18 +42,16 @@ def epoch_line(row: Mapping[str, Value], epochs: int) -> str:
     parts = [
         f"epoch {row['epoch']}/{epochs}",
         f"loss {row['loss']:.3f} (guessing {row['loss_of_guessing']:.3f})",
-        f"contrast top-1 {_percent(row['contrast_top1'])}",
+        f"contrast top-1 {percent(row['contrast_top1'], 1)}",
     ]
     if row.get("knn_top1") is not None:
-        parts.append(f"kNN {_percent(row['knn_top1'])}")
+        parts.append(f"kNN {percent(row['knn_top1'], 1)}")
     if row.get("logistic_val_top1") is not None:
-        parts.append(f"logistic {_percent(row['logistic_train_top1'])} train, {_percent(row['logistic_val_top1'])} val")
+        parts.append(
+            f"logistic {percent(row['logistic_train_top1'], 1)} train, {percent(row['logistic_val_top1'], 1)} val"
+        )
     parts.append(f"{row['samples_per_s']:,.0f} samples/s")
     return "  ".join(parts)
-
-
-def _percent(share: Value) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 class TensorBoard:
