@@ -41,6 +41,7 @@ def run(args: Any) -> None:
     from moco.data.doctor import examine
     from moco.data.duplicates import MOST_DISTANT
     from moco.data.folder import scan
+    from moco.data.item import printable
     from moco.data.layout import arrange
     from moco.files import write_json
 
@@ -48,7 +49,7 @@ def run(args: Any) -> None:
         raise UserError(f"--distance is {args.distance}, give 0 to {MOST_DISTANT} bits")
     if args.json and not Path(args.json).expanduser().absolute().parent.is_dir():
         raise UserError(f"--json {args.json}: there is no such folder to write to")
-    layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout)
+    layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout, printable(args.data))
     found = examine(layout, args.distance)
     if args.json:
         write_json(Path(args.json).expanduser(), {"data": args.data, **found.as_dict()})

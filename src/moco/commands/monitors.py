@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moco.commands.session import labels_of, pixel_source
 from moco.config import Config
-from moco.data.store import Dataset
+from moco.data.dataset import Dataset
 from moco.evaluate.features import extract, features_of
 from moco.evaluate.health import spread
 from moco.evaluate.knn import knn_top1

@@ -15,7 +15,7 @@ from moco.errors import UserError
 from moco.rundir import RunDir
 
 if TYPE_CHECKING:
-    from moco.data.store import Dataset
+    from moco.data.dataset import Dataset
     from moco.train.loop import Loop
 
 EXAMPLE = "moco pretrain --recipe imagenette --data data/imagenette2 --out runs/a"

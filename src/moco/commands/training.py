@@ -15,9 +15,8 @@ from moco.commands.session import build_model, pixel_source
 from moco.config import Config
 from moco.config_check import check
 from moco.console import say
-from moco.data.dataset import open_dataset
+from moco.data.dataset import Dataset, open_dataset
 from moco.data.sampler import Sampler
-from moco.data.store import Dataset
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluate.health import diagnose

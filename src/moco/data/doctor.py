@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import imagehash
@@ -61,17 +62,19 @@ def examine(layout: Layout, distance: int) -> Diagnosis:
         exact_leaks=named(exact, _in_both_splits),
         near_leaks=named(near, _in_both_splits),
         label_conflicts=named(exact, lambda members: len({p.label for p in members}) > 1),
-        classes={
-            name: {split: sum(p.label == n and p.split == split for p in well) for split in ("train", "val")}
-            for n, name in enumerate(layout.classes)
-        },
+        classes=class_counts(layout.classes, ((p.label, p.split) for p in well)),
         sizes=size_statistics([(p.item.name, f) for p, f in zip(well, facts, strict=True)]),
     )
 
 
+def class_counts(classes: list[str], seen: Iterable[tuple[int, str]]) -> dict[str, dict[str, int]]:
+    """Images of each class by split; each of `seen`, (label, split), is looked at once."""
+    counts = Counter(seen)
+    return {name: {split: counts[n, split] for split in ("train", "val")} for n, name in enumerate(classes)}
+
+
 def _seen(layout: Layout) -> list[_Patient]:
-    splits = {"train": layout.train} if layout.val is None else {"train": layout.train, "val": layout.val}
-    queue = [(item, name, n) for name, split in splits.items() for item, n in zip(split.items, split.labels)]
+    queue = [(item, name, n) for name, split in layout.splits.items() for item, n in zip(split.items, split.labels)]
     started = time.perf_counter()
     patients = []
     with (

@@ -14,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
+        ".pnm", ".avif", ".jp2", ".j2k", ".jpx",
+    }
+)  # fmt: skip
 # The only readers that ever see a file, whatever its name says: Pillow's others include one that runs Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,6 +64,18 @@ def header(content: bytes) -> tuple[int, int, str]:
     with _damage_named(content):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         return image.width, image.height, f"{image.format} {image.mode}"
+
+
+def looks_like_an_image(head: bytes) -> bool:
+    """Whether a file that begins with `head` (some 64 bytes) is of a kind that is read, by its signature."""
+    if head[:1] == b"P":  # PPM's own check would take a text that begins with "Python"
+        return head[1:2] in tuple(b"123456"[i : i + 1] for i in range(6)) and head[2:3].isspace()
+    if head[:2] == b"BM":
+        return head[6:10] == bytes(4)
+    if head[4:8] == b"ftyp":  # a family of containers that HEIC belongs to as well
+        return b"avif" in head or b"avis" in head
+    Image.init()
+    return any(accept(head) is True for _, accept in (Image.OPEN[name] for name in FORMATS) if accept is not None)
 
 
 @contextlib.contextmanager

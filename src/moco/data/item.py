@@ -1,11 +1,20 @@
-"""One image file, wherever its bytes are."""
+"""One image file, wherever its bytes are, and what a file's name says about it."""
 
 from __future__ import annotations
 
+import hashlib
+import mimetypes
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from moco.data.images import SUFFIXES
+from moco.data.images import SUFFIXES, BadImage
+
+MOST_BYTES = 2**30  # more is no photograph: a film that was renamed, or a hole in a disk
+DIGEST_BYTES = 16
+
+# Folders that other programs put beside pictures, in lower case; those that begin with a dot are hidden anyway.
+_THUMBNAILS = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"})
+_TYPES = mimetypes.MimeTypes(())  # Python's own table: the system's differs between machines
 
 
 @dataclass(frozen=True)
@@ -14,10 +23,10 @@ class Item:
 
     Attributes:
         name: path inside the tree, with `/`.
-        container: the file itself, or the tar that holds it.
+        container: the file itself, or the archive that holds it.
         offset: where its bytes begin in the container.
         size: how many bytes.
-        mtime_ns: modification time, part of the fingerprint.
+        mtime_ns, inode, ctime_ns: of the container, as `stat` has them: they tell whether it was touched.
     """
 
     name: str
@@ -25,18 +34,62 @@ class Item:
     offset: int
     size: int
     mtime_ns: int
+    inode: int = 0
+    ctime_ns: int = 0
 
     def read(self) -> bytes:
-        """The file's bytes. Raises `OSError` if it can't be read."""
+        """The file's bytes. Raises `OSError` if it can't be read, `BadImage` if it is larger than `MOST_BYTES`."""
+        if self.size > MOST_BYTES:
+            raise BadImage(f"{self.size / 1e9:.1f} GB, larger than any photograph")
         with self.container.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
+    def head(self, count: int) -> bytes:
+        """Its first `count` bytes, or all if there are fewer. Raises as `read` does."""
+        with self.container.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(min(count, self.size))
+
+
+def content_digest(content: bytes) -> bytes:
+    """What two files' bytes are compared by, `DIGEST_BYTES` long."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image: nothing hidden, in no hidden folder, no `._` twin."""
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
+    return not foreign_folder(name) and not is_hidden(name) and ending(name) in SUFFIXES
+
+
+def says_nothing(name: str) -> bool:
+    """Whether the ending leaves open what the file is, or calls it an image of a kind that isn't read."""
+    kind, packing = _TYPES.guess_type(f"x{ending(name)}")
+    return packing is None and (kind is None or kind.startswith("image/"))
+
+
+def ending(name: str) -> str:
+    """The name's ending in lower case, `.jpg`; "" where it has none."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the file itself is hidden: `.jpg`, `._a.jpg`."""
+    return name.rsplit("/", 1)[-1].startswith(".")
+
+
+def foreign_folder(name: str) -> str:
+    """The outermost folder on the way to `name` that is hidden or made by another program; "" if there is none."""
+    parts = name.split("/")[:-1]
+    for depth, part in enumerate(parts, 1):
+        if is_foreign(part):
+            return "/".join(parts[:depth])
+    return ""
+
+
+def is_foreign(folder: str) -> bool:
+    """Whether a folder of this name is hidden, or holds another program's thumbnails or rubbish."""
+    return folder.startswith(".") or folder.lower() in _THUMBNAILS
 
 
 def printable(name: str) -> str:

@@ -1,9 +1,9 @@
-"""Decode once, in parallel: a split's images into a packed store (`store.py` says what it looks like)."""
+"""Decode once, in parallel: all images of a place into a packed store (`store.py` says what it looks like)."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -17,47 +17,69 @@ from numpy.typing import NDArray
 
 from moco.console import progress_bar, say
 from moco.data.images import BadImage, decode, without_remarks
-from moco.data.item import Item, printable
+from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
 from moco.data.parallel import in_order
-from moco.data.store import FORMAT, TABLES, digest_of
+from moco.data.store import FORMAT, TABLES, digest_of, resource_reason
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
 
-Pixels = NDArray[np.uint8]
 MIN_BAD = 10  # a handful of bad files never stops a small folder, unless none is allowed at all
 NAMED = 10  # bad files named in one line
+_SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of one file.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), None if it is left out.
+        digest: of its bytes, `DIGEST_BYTES` long; zeros if they couldn't be read.
+        reason: why it is left out.
+        unread: whether that may pass: the file couldn't be read, so nothing is known of the picture.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    digest: bytes = bytes(DIGEST_BYTES)
+    reason: str = ""
+    unread: bool = False
 
 
 @dataclass
 class Writer:
-    """Appends images to the files of one store; `finish` makes it whole, `close` after either end."""
+    """Appends files to the tables of one store; `finish` makes it whole, `close` after either end."""
 
     folder: Path
     names: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
     bytes: int = 0
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
-        self._digest = hashlib.sha256()
         self._file = (self.folder / "pixels.npy").open("wb")
         _write_header(self._file, 0)
 
-    def add(self, name: str, pixels: Pixels, label: int) -> None:
-        """Append one uint8 image (H, W, 3)."""
-        content = pixels.tobytes()
-        self._file.write(content)
-        self._digest.update(content)
+    def add(self, name: str, loaded: Loaded) -> None:
+        """Append one file, left out or not."""
+        if loaded.pixels is None:
+            if loaded.unread:
+                self.unread.append(len(self.names))
+            self.skipped.append((name, loaded.reason))
+            self.sizes.append((0, 0))
+        else:
+            self.sizes.append((loaded.pixels.shape[0], loaded.pixels.shape[1]))
+            self._file.write(loaded.pixels.tobytes())
         self.names.append(name)
-        self.labels.append(label)
-        self.sizes.append((pixels.shape[0], pixels.shape[1]))
+        self.digests.append(loaded.digest)
         self.offsets.append(self.bytes)
-        self.bytes += len(content)
+        self.bytes += 0 if loaded.pixels is None else loaded.pixels.nbytes
 
-    def finish(self, classes: list[str], skipped: list[tuple[str, str]]) -> None:
-        """Write the tables and the manifest, and sync everything. `skipped` has (name, reason) pairs."""
+    def finish(self) -> None:
+        """Write the tables and the manifest, and sync everything."""
         self._file.seek(0)
         _write_header(self._file, self.bytes)
         self._file.flush()
@@ -66,21 +88,19 @@ class Writer:
         tables: tuple[NDArray[Any], ...] = (
             np.asarray(self.offsets, np.int64),
             np.asarray(self.sizes, np.int32).reshape(-1, 2),
-            np.asarray(self.labels, np.int64),
+            np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, DIGEST_BYTES),
         )
         for name, table in zip(TABLES, tables, strict=True):
             with (self.folder / f"{name}.npy").open("wb") as file:
                 np.save(file, table)
                 file.flush()
                 os.fsync(file.fileno())
-            self._digest.update(table.tobytes())
         manifest = {
             "format": FORMAT,
             "bytes": self.bytes,
             "tables": digest_of(*tables),
-            "fingerprint": self._digest.hexdigest(),
-            "classes": classes,
-            "skipped": skipped,
+            "unread": self.unread,
+            "skipped": self.skipped,
             "names": self.names,
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -96,79 +116,83 @@ def _write_header(file: IO[bytes], count: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
 
 
-def pack_items(
-    folder: Path,
-    items: list[Item],
-    labels: list[int],
-    classes: list[str],
-    short_side: int,
-    max_bad: float,
-    what: str,
-    quiet: bool = False,
-) -> None:
+def pack_items(folder: Path, items: list[Item], short_side: int, max_bad: float, quiet: bool = False) -> None:
     """Decode `items` on all cores into a store at `folder`, with a progress bar and a line unless `quiet`.
 
-    Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the
-    share `max_bad` is bad, or nothing is left; `OSError` where the disk is full.
+    Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the share
+    `max_bad` is bad, or nothing is left, and where the machine runs out of memory or open files; `OSError` where
+    the disk is full.
     """
-    skipped: list[tuple[str, str]] = []
-    limit = _most_bad(len(items), max_bad)
     started = time.perf_counter()
     bar = progress_bar("images/s")
     bar.disable = quiet
     with (
         contextlib.closing(Writer(folder)) as writer,
-        contextlib.closing(in_order(partial(_load, short_side=short_side), items)) as decoded,
+        contextlib.closing(in_order(partial(load, short_side=short_side), items)) as decoded,
         without_remarks(),
         bar,
     ):
-        task = bar.add_task(f"packing {what}", total=len(items), rate="")
-        for done, (item, label, pixels) in enumerate(zip(items, labels, decoded), 1):
-            if isinstance(pixels, str):
-                skipped.append((item.name, pixels))
-                if len(skipped) > limit:
-                    raise UserError(_too_many(skipped, done))
-            else:
-                writer.add(item.name, pixels, label)
+        task = bar.add_task("packing", total=len(items), rate="")
+        for done, (item, loaded) in enumerate(zip(items, decoded), 1):
+            writer.add(item.name, loaded)
+            if loaded.pixels is None:
+                check_skipped(writer.skipped, len(items), max_bad, done)
             if done % 50 == 0 or done == len(items):
                 bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
-        writer.finish(classes, skipped)
+        writer.finish()
     seconds = time.perf_counter() - started
     if quiet:
         return
-    say(f"packed {len(writer.names)} {what} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
-    if skipped:
-        say(f"skipped {len(skipped)} bad images: {_listed(skipped)}")
+    packed = len(items) - len(writer.skipped)
+    say(f"packed {packed} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
+    if writer.skipped:
+        say(f"skipped {len(writer.skipped)} bad images: {listed(writer.skipped)}")
+    if writer.unread:
+        say(f"{len(writer.unread)} of them couldn't be read, whatever they are: tried again at the next start")
 
 
-def pack_arrays(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes: list[str]) -> None:
-    """Store images that are arrays already, (name, uint8 (H, W, 3), label) each."""
+def pack_arrays(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:
+    """Store images that are arrays already, (name, uint8 (H, W, 3)) each."""
     with contextlib.closing(Writer(folder)) as writer:
-        for name, pixels, label in images:
-            writer.add(name, pixels, label)
-        writer.finish(classes, [])
+        for name, pixels in images:
+            writer.add(name, Loaded(pixels))
+        writer.finish()
+
+
+def load(item: Item, short_side: int) -> Loaded:
+    """The item's pixels, or why there are none.
+
+    Raises `UserError` where the machine has no memory or no open file left: that says nothing of the picture.
+    """
+    try:
+        content = item.read()
+    except BadImage as error:
+        return Loaded(None, content_digest(f"{item.size} bytes".encode()), str(error))
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.errno in _SHORTAGES:
+            raise UserError(f"{printable(item.name)} can't be read: {resource_reason(error)}") from error
+        return Loaded(None, reason=error.strerror or str(error), unread=True)
+    try:
+        return Loaded(decode(content, short_side), content_digest(content))
+    except BadImage as error:
+        return Loaded(None, content_digest(content), str(error))
+
+
+def check_skipped(skipped: list[tuple[str, str]], count: int, max_bad: float, seen: int) -> None:
+    """Raise `UserError` if more than `max_bad` of `count` files are left out, `seen` of them looked at so far."""
+    if len(skipped) > _most_bad(count, max_bad):
+        of = f"the first {seen}" if seen < count else str(count)
+        bad = f"{len(skipped)} of {of} images are bad"
+        raise UserError(f"{bad}, too many (--store.max_bad): {listed(skipped)}")
+
+
+def listed(skipped: list[tuple[str, str]]) -> str:
+    """The first few of the files left out, with the reason of each."""
+    shown = [f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]]
+    more = f", and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+    return ", ".join(shown) + more
 
 
 def _most_bad(count: int, share: float) -> int:
     """How many of `count` images may be bad: the share of them, or a handful of a small folder; never all."""
     return min(max(int(share * count), MIN_BAD if share > 0 else 0), count - 1)
-
-
-def _load(item: Item, short_side: int) -> Pixels | str:
-    """The item's pixels, or why there are none."""
-    try:
-        return decode(item.read(), short_side)
-    except BadImage as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
-
-
-def _too_many(skipped: list[tuple[str, str]], seen: int) -> str:
-    return f"{len(skipped)} of the first {seen} images are bad, too many (--store.max_bad): {_listed(skipped)}"
-
-
-def _listed(skipped: list[tuple[str, str]]) -> str:
-    shown = [f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]]
-    more = f", and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return ", ".join(shown) + more
