@@ -18,17 +18,20 @@ from tests.conftest import write_pictures
 from moco.config import StoreConfig
 from moco.data.dataset import open_dataset
 from moco.data.folder import scan
-from moco.data.images import decode
+from moco.data.images import FORMATS, decode
 from moco.data.pack import pack_items
 from moco.data.parallel import in_order
-from moco.data.store import Store
+from moco.data.store import Pixels, Store
 from moco.errors import UserError
 
 
-def pack(source: Path, store: Path, short_side: int = 24, max_bad: float = 0.01) -> Store:
-    items = scan(str(source))
-    pack_items(store, items, list(range(len(items))), ["a"] * len(items), short_side, max_bad, "train")
-    return Store.open(store)
+def pack(source: Path, store: Path, short_side: int = 24, max_bad: float = 0.01) -> Pixels:
+    pack_items(store, scan(str(source)), short_side, max_bad)
+    return Pixels.open(store)
+
+
+def image(pixels: Pixels, number: int) -> np.ndarray:
+    return pixels.split(np.array([number]), np.array([-1]), []).image(0)
 
 
 def spoil(folder: Path, *names: str) -> None:
@@ -44,12 +47,12 @@ def open_at(source: Path, cache: Path, max_bad: float = 0.01) -> Store:
 
 
 def test_pixels_are_the_decoded_ones(flat: Path, tmp_path: Path) -> None:
-    store = pack(flat, tmp_path / "store")
+    pixels = pack(flat, tmp_path / "store/images")
     items = scan(str(flat))
-    assert store.names == [item.name for item in items]
-    assert store.labels.tolist() == list(range(24))
+    assert pixels.names == [item.name for item in items]
+    assert pixels.there.all()
     for i, item in enumerate(items):
-        assert np.array_equal(store.image(i), decode(item.read(), 24))
+        assert np.array_equal(image(pixels, i), decode(item.read(), 24))
 
 
 @pytest.mark.parametrize("cores", [1, 2, 7])
@@ -91,9 +94,9 @@ def test_bad_images_are_counted_named_once_and_skipped(tmp_path: Path, capsys: p
     (source / "empty.jpg").touch()
     (source / "dangling.jpg").symlink_to("nowhere")
     (source / "loop.jpg").symlink_to("loop.jpg")
-    store = pack(source, tmp_path / "store")
-    assert store.names == [f"{i:03}.jpg" for i in range(8) if i != 2]
-    assert [store.labels[i] for i in range(7)] == [0, 1, 3, 4, 5, 6, 7]  # each label stays with its image
+    pixels = pack(source, tmp_path / "store")
+    there = [name for name, there in zip(pixels.names, pixels.there, strict=True) if there]
+    assert there == [f"{i:03}.jpg" for i in range(8) if i != 2]
     error = capsys.readouterr().err
     (line,) = [line for line in error.splitlines() if "bad images" in line]
     assert line.startswith("skipped 6 bad images: 002.jpg (not an image")
@@ -106,14 +109,19 @@ def test_bad_images_are_counted_named_once_and_skipped(tmp_path: Path, capsys: p
     ):
         assert line.count(name) == 1
     skipped = json.loads((tmp_path / "store/manifest.json").read_text())["skipped"]
-    assert [name for name, _ in skipped] == [item.name for item in scan(str(source)) if item.name not in store.names]
+    assert [name for name, _ in skipped] == [item.name for item in scan(str(source)) if item.name not in there]
+    assert [pixels.names[n] for n in pixels.unread] == [
+        "dangling.jpg",
+        "loop.jpg",
+    ]  # the others were read: bad they are
+    assert "2 of them couldn't be read" in error
 
 
 def test_many_bad_images_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_pictures(tmp_path / "photos", 5)
     spoil(source, *(f"bad-{i:02}.jpg" for i in range(15)))
-    assert len(pack(source, tmp_path / "store", max_bad=0.9)) == 5
-    assert "bad-09.jpg (not an image (JPEG, PNG, WEBP, BMP, TIFF, GIF, PPM)), and 5 more" in capsys.readouterr().err
+    assert pack(source, tmp_path / "store", max_bad=0.9).there.sum() == 5
+    assert f"bad-09.jpg (not an image ({', '.join(FORMATS)})), and 5 more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

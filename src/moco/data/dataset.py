@@ -261,6 +261,10 @@ class _Finder:
         count = len(source.items)
         line = f"{source.name} holds the same {count} files that {self.cache / name} was made of, compared byte by byte"
         try:
+            cache.recall(self.cache, source.place)
+        except ValueError as error:
+            line += f" (the record of it is damaged: {error})"
+        try:
             cache.remember(self.cache, source.place, source.record(name))
         except UserError as error:
             line += f" (at every start: {error})"
