@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from tests.conftest import picture, write_pictures
 
 from moco.data.diagnosis import Diagnosis
-from moco.data.doctor import examine
+from moco.data.doctor import class_counts, examine
 from moco.data.duplicates import MOST_DISTANT, groups, near_pairs
 from moco.data.folder import scan
 from moco.data.layout import arrange
@@ -174,3 +174,13 @@ def test_json_form(tree: Path) -> None:
     assert found["unreadable"] == [
         {"name": "train/dog/undecodable-\udcff.jpg", "split": "train", "reason": "empty file"}
     ]
+
+
+def test_classes_are_counted_in_one_pass() -> None:
+    """A generator can be gone through once only, however many classes there are."""
+    classes = [f"{n:05}" for n in range(21_000)]
+    seen = ((n % 21_000, "train" if n % 3 else "val") for n in range(63_000))
+    counts = class_counts(classes, seen)
+    assert len(counts) == 21_000
+    assert sum(by_split["train"] for by_split in counts.values()) == 42_000
+    assert counts["00000"] == {"train": 0, "val": 3}

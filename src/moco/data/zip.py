@@ -81,6 +81,8 @@ def scan_zip(path: Path, census: Census) -> list[Item]:
         with zipfile.ZipFile(path) as archive:
             members = {clean(info.filename.replace("\\", "/")): info for info in archive.infolist()}
         status = path.stat()
+        if not all(0 <= info.header_offset < status.st_size for info in members.values()):
+            raise zipfile.BadZipFile("a file is said to lie outside it")
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, LookupError, struct.error) as error:
         reason = printable(" ".join(str(error).split()))
         raise UserError(f"--data {printable(str(path))}: not a readable zip ({reason})") from error
