@@ -305,10 +305,10 @@ def test_a_passing_read_error_that_leaves_no_trace_is_tried_again(
 ) -> None:
     read = Item.read
 
-    def fail(item: Item) -> bytes:
+    def fail(item: Item, most: int | None = None) -> bytes:
         if item.name == "002.jpg":
             raise OSError(errno.EIO, "Input/output error")
-        return read(item)
+        return read(item, most)
 
     monkeypatch.setattr(Item, "read", fail)
     assert len(opened(photos, cache).train) == 5
@@ -321,7 +321,7 @@ def test_a_passing_read_error_that_leaves_no_trace_is_tried_again(
 def test_a_shortage_of_the_machine_is_no_bad_image(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def fail(_: Item) -> bytes:
+    def fail(_: Item, most: int | None = None) -> bytes:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Item, "read", fail)

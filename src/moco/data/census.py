@@ -80,6 +80,6 @@ def _ranked(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def _looks_like_one(item: Item) -> bool:
     try:
-        return looks_like_an_image(item.head(HEAD_BYTES))
+        return looks_like_an_image(item.read(HEAD_BYTES))
     except (OSError, BadImage):  # unreadable, and nothing says that it is an image: counted by its ending
         return False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mimetypes
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from moco.data.images import SUFFIXES, BadImage
 
-MOST_BYTES = 2**30  # more is no photograph: a film that was renamed, or a hole in a disk
+MOST_BYTES = 2**29  # as many as 8-bit RGB needs for the most pixels that Pillow doesn't take for a bomb
 DIGEST_BYTES = 16
 
 # Folders that other programs put beside pictures, in lower case; those that begin with a dot are hidden anyway.
@@ -37,19 +39,21 @@ class Item:
     inode: int = 0
     ctime_ns: int = 0
 
-    def read(self) -> bytes:
-        """The file's bytes. Raises `OSError` if it can't be read, `BadImage` if it is larger than `MOST_BYTES`."""
-        if self.size > MOST_BYTES:
-            raise BadImage(f"{self.size / 1e9:.1f} GB, larger than any photograph")
-        with self.container.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+    def read(self, most: int | None = None) -> bytes:
+        """The file's bytes, or its first `most`.
 
-    def head(self, count: int) -> bytes:
-        """Its first `count` bytes, or all if there are fewer. Raises as `read` does."""
+        Raises `OSError` if it can't be read, `BadImage` if it is larger than `MOST_BYTES`: no picture is, and one
+        such file would take the memory from all others.
+        """
+        count = self.size if most is None else min(self.size, most)
+        if count > MOST_BYTES:
+            raise BadImage(f"{self.size / 2**30:,.1f} GiB, more than any picture ({MOST_BYTES / 2**30:g} GiB)")
         with self.container.open("rb") as file:
             file.seek(self.offset)
-            return file.read(min(count, self.size))
+            try:
+                return file.read(count)
+            except MemoryError:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
 
 
 def content_digest(content: bytes) -> bytes:

@@ -34,22 +34,20 @@ class ZipItem(Item):
     method: int = zipfile.ZIP_STORED
     crc: int = 0
 
-    def read(self) -> bytes:
-        """The file's bytes, checked against length and CRC; never more than the zip's directory says.
+    def read(self, most: int | None = None) -> bytes:
+        """The file's bytes, checked against length and CRC and never more than the zip's directory says.
 
-        Raises `OSError` if the zip can't be read, `BadImage` if this member is damaged, larger than `MOST_BYTES`,
-        or compressed in another way than deflate.
+        `most` gives its first few bytes, unchecked. Raises `OSError` if the zip can't be read, `BadImage` if this
+        member is damaged, larger than `MOST_BYTES`, or compressed in another way than deflate.
         """
+        if most is not None:
+            return self._unpacked(most)
         if self.size > MOST_BYTES:
-            raise BadImage(f"{self.size / 1e9:.1f} GB unpacked, larger than any photograph")
+            raise BadImage(f"{self.size / 2**30:,.1f} GiB unpacked, more than any picture ({MOST_BYTES / 2**30:g} GiB)")
         content = self._unpacked(self.size + 1)
         if len(content) != self.size or zlib.crc32(content) != self.crc:
             raise BadImage("damaged inside the zip")
         return content
-
-    def head(self, count: int) -> bytes:
-        """Its first `count` bytes, unchecked. Raises as `read` does."""
-        return self._unpacked(count)
 
     def _unpacked(self, most: int) -> bytes:
         """At most `most` bytes of it, whatever the compressed data would grow to."""
