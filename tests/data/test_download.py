@@ -145,9 +145,11 @@ def test_a_damaged_file_that_was_already_there_is_detected(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.tgz"
-    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    damaged = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    path.write_bytes(damaged)
     fetch(entry(server), tmp_path, FAST)
     assert path.read_bytes() == CONTENT
+    assert path.with_name("a.tgz.damaged-1").read_bytes() == damaged  # whosever it was
     assert server.behaviour.seen_ranges == [None]
     assert "is damaged (its md5 is" in capsys.readouterr().err
 
