@@ -43,15 +43,21 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
 
 
 def mismatch(path: Path, archive: Archive) -> str | None:
-    """What is wrong with the file at `path`, or None if size, MD5 and SHA-256 are right."""
+    """What is wrong with the file at `path`, or None if size, MD5 and SHA-256 are right.
+
+    Raises `UserError` where it can't be read: that is no damage.
+    """
     found_bytes = size_bytes(path)
     if found_bytes != archive.size_bytes:
         return f"{found_bytes} bytes instead of {archive.size_bytes}"
     digests = {"md5": hashlib.md5(usedforsecurity=False), "sha256": hashlib.sha256()}
-    with path.open("rb") as file, console.status(f"verifying {archive.filename}"):
-        while chunk := file.read(CHUNK_BYTES):
-            for digest in digests.values():
-                digest.update(chunk)
+    try:
+        with path.open("rb") as file, console.status(f"verifying {archive.filename}"):
+            while chunk := file.read(CHUNK_BYTES):
+                for digest in digests.values():
+                    digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
     for name, digest in digests.items():
         expected = getattr(archive, name)
         if digest.hexdigest() != expected:
