@@ -17,6 +17,7 @@ from moco.data.folder import fingerprint, parts, scan
 from moco.data.item import printable
 from moco.data.layout import Layout, Split, arrange
 from moco.data.pack import pack_arrays, pack_items
+from moco.data.ranges import Ranges
 from moco.data.store import FORMAT, Dataset, Store
 from moco.errors import UserError, nearest
 from moco.files import sync_folder
@@ -70,14 +71,15 @@ def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
     path = place(spec)
     items = scan(path)
     layout = arrange(items, config.labels, config.holdout)
-    how = (short_side, config.labels, config.holdout)
+    how = (short_side, config.labels, config.holdout, config.range)
+    ranges = Ranges(config.range, [split.items for split in _splits(layout).values()])
     where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
     return _Source(
         name=printable(spec),
         identity=_key(where, *how),
         key=_key(fingerprint(items), *how),
         counts={name: len(split.items) for name, split in _splits(layout).items()},
-        pack=lambda split, folder: _pack_split(folder, layout, split, short_side, config.max_bad),
+        pack=lambda split, folder: _pack_split(folder, layout, split, short_side, config.max_bad, ranges),
         note=layout.note,
     )
 
@@ -86,9 +88,9 @@ def _splits(layout: Layout) -> dict[str, Split]:
     return {"train": layout.train} if layout.val is None else {"train": layout.train, "val": layout.val}
 
 
-def _pack_split(folder: Path, layout: Layout, split: str, short_side: int, max_bad: float) -> None:
+def _pack_split(folder: Path, layout: Layout, split: str, short_side: int, max_bad: float, ranges: Ranges) -> None:
     chosen = _splits(layout)[split]
-    pack_items(folder, chosen.items, chosen.labels, layout.classes, short_side, max_bad, split)
+    pack_items(folder, chosen.items, chosen.labels, layout.classes, short_side, max_bad, split, ranges=ranges)
 
 
 def place(spec: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from moco.data.images import SUFFIXES
+from moco.data.images import SUFFIXES, BadImage
+
+MOST_BYTES = 2**29  # as many as 8-bit RGB needs for the most pixels that Pillow doesn't take for a bomb
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,21 @@ class Item:
     size: int
     mtime_ns: int
 
-    def read(self) -> bytes:
-        """The file's bytes. Raises `OSError` if it can't be read."""
+    def read(self, most: int | None = None) -> bytes:
+        """The file's bytes, or its first `most`.
+
+        Raises `OSError` if it can't be read, `BadImage` if it is larger than `MOST_BYTES`: no picture is, and one
+        such file would take the memory from all others.
+        """
+        count = self.size if most is None else min(self.size, most)
+        if count > MOST_BYTES:
+            raise BadImage(f"{self.size / 2**30:,.1f} GiB, more than any picture ({MOST_BYTES / 2**30:g} GiB)")
         with self.container.open("rb") as file:
             file.seek(self.offset)
-            return file.read(self.size)
+            try:
+                return file.read(count)
+            except MemoryError:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
 
 
 def is_image_name(name: str) -> bool:

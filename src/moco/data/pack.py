@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.console import progress_bar, say
-from moco.data.images import BadImage, decode, without_remarks
+from moco.data.depth import Kind
+from moco.data.images import BadImage, Picture, read_picture, without_remarks
 from moco.data.item import Item, printable
+from moco.data.levels import Range
 from moco.data.parallel import in_order
+from moco.data.ranges import Ranges
 from moco.data.store import FORMAT, TABLES, digest_of
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
@@ -26,6 +30,43 @@ from moco.files import sync_folder, write_json
 Pixels = NDArray[np.uint8]
 MIN_BAD = 10  # a handful of bad files never stops a small folder, unless none is allowed at all
 NAMED = 10  # bad files named in one line
+
+
+@dataclass
+class Read:
+    """How images were read, where that isn't plain.
+
+    Attributes:
+        counts: images of more than 8 bits, by their kind.
+        ranges: what became black and white in each kind.
+        unended: names of JPEGs without an end marker.
+    """
+
+    counts: Counter[Kind] = field(default_factory=Counter)
+    ranges: dict[Kind, Range] = field(default_factory=dict)
+    unended: list[str] = field(default_factory=list)
+
+    def add(self, name: str, picture: Picture, ranges: Ranges) -> None:
+        """Count one image."""
+        if picture.deep is not None:
+            self.counts[picture.deep] += 1
+            self.ranges[picture.deep] = ranges(picture.deep)
+        if not picture.ended:
+            self.unended.append(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        kinds = sorted(self.counts, key=str)
+        used = {str(kind): {"images": self.counts[kind], **self.ranges[kind].as_dict()} for kind in kinds}
+        return {"ranges": used, "unended": self.unended}
+
+    def lines(self) -> list[str]:
+        """What a person should know, a sentence each."""
+        said = [f"{self.counts[kind]} {kind} images: {self.ranges[kind]}" for kind in sorted(self.counts, key=str)]
+        if self.unended:
+            names = [printable(name) for name in self.unended]
+            said.append(f"{len(self.unended)} JPEGs without an end marker, their pixels whole: {_shortened(names)}")
+        return said
 
 
 @dataclass
@@ -56,7 +97,7 @@ class Writer:
         self.offsets.append(self.bytes)
         self.bytes += len(content)
 
-    def finish(self, classes: list[str], skipped: list[tuple[str, str]]) -> None:
+    def finish(self, classes: list[str], skipped: list[tuple[str, str]], read: Read | None = None) -> None:
         """Write the tables and the manifest, and sync everything. `skipped` has (name, reason) pairs."""
         self._file.seek(0)
         _write_header(self._file, self.bytes)
@@ -81,6 +122,7 @@ class Writer:
             "fingerprint": self._digest.hexdigest(),
             "classes": classes,
             "skipped": skipped,
+            **(read or Read()).as_dict(),
             "names": self.names,
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -105,38 +147,45 @@ def pack_items(
     max_bad: float,
     what: str,
     quiet: bool = False,
+    ranges: Ranges | None = None,
 ) -> None:
     """Decode `items` on all cores into a store at `folder`, with a progress bar and a line unless `quiet`.
 
+    `ranges` says what becomes black and white in images of more than 8 bits; without it `items` decide.
     Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the
     share `max_bad` is bad, or nothing is left; `OSError` where the disk is full.
     """
     skipped: list[tuple[str, str]] = []
+    ranges = ranges or Ranges("auto", [items])
+    read = Read()
     limit = _most_bad(len(items), max_bad)
     started = time.perf_counter()
     bar = progress_bar("images/s")
     bar.disable = quiet
     with (
         contextlib.closing(Writer(folder)) as writer,
-        contextlib.closing(in_order(partial(_load, short_side=short_side), items)) as decoded,
+        contextlib.closing(in_order(partial(_load, short_side=short_side, ranges=ranges), items)) as decoded,
         without_remarks(),
         bar,
     ):
         task = bar.add_task(f"packing {what}", total=len(items), rate="")
-        for done, (item, label, pixels) in enumerate(zip(items, labels, decoded), 1):
-            if isinstance(pixels, str):
-                skipped.append((item.name, pixels))
+        for done, (item, label, picture) in enumerate(zip(items, labels, decoded), 1):
+            if isinstance(picture, str):
+                skipped.append((item.name, picture))
                 if len(skipped) > limit:
                     raise UserError(_too_many(skipped, done))
             else:
-                writer.add(item.name, pixels, label)
+                writer.add(item.name, picture.pixels, label)
+                read.add(item.name, picture, ranges)
             if done % 50 == 0 or done == len(items):
                 bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
-        writer.finish(classes, skipped)
+        writer.finish(classes, skipped, read)
     seconds = time.perf_counter() - started
     if quiet:
         return
     say(f"packed {len(writer.names)} {what} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
+    for line in read.lines():
+        say(line)
     if skipped:
         say(f"skipped {len(skipped)} bad images: {_listed(skipped)}")
 
@@ -154,10 +203,10 @@ def _most_bad(count: int, share: float) -> int:
     return min(max(int(share * count), MIN_BAD if share > 0 else 0), count - 1)
 
 
-def _load(item: Item, short_side: int) -> Pixels | str:
-    """The item's pixels, or why there are none."""
+def _load(item: Item, short_side: int, ranges: Ranges) -> Picture | str:
+    """The item's picture, or why there is none."""
     try:
-        return decode(item.read(), short_side)
+        return read_picture(item.read(), short_side, ranges)
     except BadImage as error:
         return str(error)
     except OSError as error:
@@ -169,6 +218,11 @@ def _too_many(skipped: list[tuple[str, str]], seen: int) -> str:
 
 
 def _listed(skipped: list[tuple[str, str]]) -> str:
-    shown = [f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]]
-    more = f", and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return ", ".join(shown) + more
+    return _shortened([f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]], len(skipped))
+
+
+def _shortened(shown: list[str], count: int | None = None) -> str:
+    """The first few of `count` things, and how many more there are."""
+    count = len(shown) if count is None else count
+    more = f", and {count - NAMED} more" if count > NAMED else ""
+    return ", ".join(shown[:NAMED]) + more

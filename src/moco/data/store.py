@@ -11,6 +11,8 @@
                                   classes  class names; empty without labels
                                   names    path of each image inside the source
                                   skipped  [path, reason] of each file that was no readable image
+                                  ranges   of each kind of numbers above 8 bits, what became black and white
+                                  unended  path of each JPEG that lacked its end marker
 
 Any program that reads numpy's format reads it: `pixels[o : o + h * w * 3].reshape(h, w, 3)`.
 """
