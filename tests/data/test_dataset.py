@@ -45,7 +45,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("moco.data.pack.decode", refuse)
+    monkeypatch.setattr("moco.data.pack.read_picture", refuse)
 
 
 # --- reuse --------------------------------------------------------------------------------------------------

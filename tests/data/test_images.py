@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageCms
 from tests.conftest import picture
 from tests.data.conftest import encoded
 
-from moco.data.images import BadImage, decode, without_remarks
+from moco.data.images import BadImage, decode
+from moco.data.remarks import without_remarks
 
 SMOOTH = picture(3, 40, 60).resize((120, 80), Image.Resampling.BICUBIC)
 

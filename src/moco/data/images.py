@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,7 +61,6 @@ class Picture:
         width, height: in pixels, as stored in the file.
         source: file format and mode, `JPEG RGB`.
         deep: the kind of its numbers if they have more than 8 bits.
-        used: least and greatest of those numbers, "no data" left out; None where there are none.
         ended: False for a JPEG that lacks its end marker and nothing else.
     """
 
@@ -72,7 +69,6 @@ class Picture:
     height: int
     source: str
     deep: Kind | None = None
-    used: tuple[float, float] | None = None
     ended: bool = True
 
 
@@ -94,9 +90,7 @@ def read_picture(content: bytes, short_side: int, ranges: Callable[[Kind], Range
         if isinstance(loaded, Deep):
             image = _turned(_eight_bits(loaded, ranges(loaded.kind)), loaded.orientation)
             height, width = loaded.numbers.shape[:2]
-            values = loaded.numbers[loaded.valid]
-            used = (float(values.min()), float(values.max())) if values.size else None
-            about = Picture(_NO_PIXELS, width, height, loaded.source, loaded.kind, used)
+            about = Picture(_NO_PIXELS, width, height, loaded.source, loaded.kind)
         else:
             image = to_rgb(_turned(loaded.image, _orientation(loaded.image)))
             about = Picture(_NO_PIXELS, *loaded.size, loaded.source, ended=loaded.ended)
@@ -118,28 +112,6 @@ def read_deep(content: bytes) -> Deep | None:
     with _damage_named(content):
         loaded = _loaded(content, 1)
         return loaded if isinstance(loaded, Deep) else None
-
-
-@contextlib.contextmanager
-def without_remarks() -> Iterator[None]:
-    """Keep the readers' warnings and log lines (odd EXIF, a large picture) off the screen while many are decoded.
-
-    Warning filters and loggers belong to the whole process: enter it once around the threads, not inside them.
-    """
-    loggers = [logging.getLogger(name) for name in ("PIL", "tifffile", "imagecodecs")]
-    before = [logger.propagate for logger in loggers]
-    silence = logging.NullHandler()  # without any handler Python writes to stderr
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(PIL|tifffile|imagecodecs)\b")
-        for logger in loggers:
-            logger.addHandler(silence)
-            logger.propagate = False
-        try:
-            yield
-        finally:
-            for logger, propagate in zip(loggers, before, strict=True):
-                logger.propagate = propagate
-                logger.removeHandler(silence)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -42,10 +42,10 @@ class Range:
     sampled: int = 0
 
     def __str__(self) -> str:
-        text = f"{number(self.low)}..{number(self.high)} became 0..255"
+        text = f"{between(self.low, self.high)} became 0..255"
         if self.found is None:
             return text
-        found = f"{self.sampled} looked at hold {number(self.found[0])}..{number(self.found[1])}"
+        found = f"{self.sampled} looked at hold {between(*self.found)}"
         fills = f", no data: {', '.join(number(fill) for fill in self.no_data)}" if self.no_data else ""
         return f"{text} ({found}{fills}; --store.range LOW,HIGH or full for another)"
 
@@ -67,9 +67,14 @@ class Range:
         return np.where(valid, levels, 0).astype(np.uint8)
 
 
+def between(low: float, high: float) -> str:
+    """`0..4095`."""
+    return f"{number(low)}..{number(high)}"
+
+
 def number(value: float) -> str:
-    """Six digits, or all of a whole number's."""
-    return f"{value:.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:g}"
+    """Four digits, or all of a whole number's."""
+    return f"{value:.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def full_range(kind: Kind) -> Range:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from moco.console import progress_bar, say
 from moco.data.depth import Kind
-from moco.data.images import BadImage, Picture, read_picture, without_remarks
+from moco.data.images import BadImage, Picture, read_picture
 from moco.data.item import Item, printable
 from moco.data.levels import Range
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
+from moco.data.remarks import without_remarks
 from moco.data.store import FORMAT, TABLES, digest_of
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
@@ -62,10 +63,13 @@ class Read:
 
     def lines(self) -> list[str]:
         """What a person should know, a sentence each."""
-        said = [f"{self.counts[kind]} {kind} images: {self.ranges[kind]}" for kind in sorted(self.counts, key=str)]
+        said = [
+            f"more than 8 bits: {self.counts[kind]} {kind} image{'s' * (self.counts[kind] != 1)}, {self.ranges[kind]}"
+            for kind in sorted(self.counts, key=str)
+        ]
         if self.unended:
-            names = [printable(name) for name in self.unended]
-            said.append(f"{len(self.unended)} JPEGs without an end marker, their pixels whole: {_shortened(names)}")
+            count, names = len(self.unended), [printable(name) for name in self.unended]
+            said.append(f"{count} JPEG{'s' * (count != 1)} without an end marker, pixels whole: {_shortened(names)}")
         return said
 
 
