@@ -140,7 +140,8 @@ def read_tiff(content: bytes) -> Deep | None:
         return _deep(
             numbers,
             bits=page.bitspersample,
-            bands=_colours(page),
+            colours=3 if page.samplesperpixel >= 3 else 1,
+            with_alpha=_has_alpha(page),
             premultiplied=1 in page.extrasamples,
             no_data=_number(no_data.value, page.dtype) if no_data else None,
             white_is_zero=page.photometric == 0 and 262 in page.tags,
@@ -163,7 +164,9 @@ def layout_of(page: Any) -> str:
     bits = page.bitspersample
     number = page.dtype.name if page.dtype is not None else f"{bits}-bit {kinds.get(page.sampleformat, 'numbers')}"
     count = page.samplesperpixel
-    meant = "" if page.photometric in (0, 1, 2) else f" ({getattr(page.photometric, 'name', page.photometric)})"
+    meant = f" ({getattr(page.photometric, 'name', page.photometric)})"
+    if page.photometric in (0, 1, 2):
+        meant = ", not marked as RGB" if count in (3, 4) and page.photometric != 2 else ""
     return f"{count} band{'s' * (count != 1)} of {number}{meant}"
 
 
@@ -190,22 +193,23 @@ def of_pillow(image: Image.Image, orientation: int) -> Deep | None:
 def _deep(
     numbers: Numbers,
     bits: int,
-    bands: int,
+    colours: int,
     orientation: int,
     container: str,
+    with_alpha: bool = True,
     premultiplied: bool = False,
     no_data: float | None = None,
     white_is_zero: bool = False,
 ) -> Deep:
-    """Split colours from alpha; `bands` is the number of colours, 1 or 3."""
+    """Split the colours, 1 or 3, from what follows them."""
     name = "float" if numbers.dtype.kind == "f" else f"{numbers.dtype.name.rstrip('0123456789')}{bits}"
-    kind = Kind(name, bands == 3)
+    kind = Kind(name, colours == 3)
     source = f"{container} {numbers.dtype.name if name == 'float' else name}{' RGB' * kind.colour}"
     alpha = None
     if numbers.ndim == 3:
-        if numbers.shape[2] > bands:
-            alpha = _share(numbers[..., bands])
-        numbers = numbers[..., :bands] if bands == 3 else numbers[..., 0]
+        if with_alpha and numbers.shape[2] > colours:
+            alpha = _share(numbers[..., colours])
+        numbers = numbers[..., :3] if colours == 3 else numbers[..., 0]
     return Deep(kind, numbers, alpha, premultiplied, no_data, white_is_zero, orientation, source)
 
 
@@ -226,14 +230,16 @@ def _plain(page: Any) -> bool:
     """Whether a page is a flat picture: grey, grey and alpha, RGB, or RGB and more."""
     if page.imagedepth != 1 or isinstance(page.bitspersample, tuple):
         return False
-    extra, bands = len(page.extrasamples), page.samplesperpixel
+    bands = page.samplesperpixel
     if page.photometric in (0, 1):
-        return bands == 1 or (bands == 2 and extra == 1) or bands == 3
+        return bands in (1, 3) or (bands == 2 and _has_alpha(page))
     return page.photometric == 2 and bands in (3, 4)
 
 
-def _colours(page: Any) -> int:
-    return 3 if page.samplesperpixel >= 3 else 1
+def _has_alpha(page: Any) -> bool:
+    """Whether the last band is transparency; a fourth of RGB is unless the file says otherwise, as for Pillow."""
+    extra = page.extrasamples
+    return bool({1, 2} & set(extra)) if extra else page.samplesperpixel == 4
 
 
 def _number(text: object, dtype: np.dtype[Any]) -> float | None:

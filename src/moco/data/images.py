@@ -25,7 +25,7 @@ from moco.data.depth import (
     read_tiff,
 )
 from moco.data.jpeg import SIGNATURE as JPEG
-from moco.data.jpeg import endings
+from moco.data.jpeg import endings, has_end
 from moco.data.levels import Range, full_range
 from moco.data.png import SIGNATURE as PNG
 from moco.data.png import without_long_texts
@@ -163,19 +163,11 @@ def _loaded(content: bytes, short_side: int) -> _Loaded | Deep:
         deep = read_tiff(content)
         if deep is not None:
             return deep
-    image = _opened(content)
+    ended = not content.startswith(JPEG) or has_end(content)
+    image = _opened(content if ended else _completed(content))
     about = image.size, f"{image.format} {image.mode}"
-    ended = True
-    try:
-        image.draft("RGB", _scaled(image.size, short_side))
-        image.load()
-    except OSError:
-        whole = _completed(content) if content.startswith(JPEG) else None
-        if whole is None:
-            raise
-        image, ended = _opened(whole), False
-        image.draft("RGB", _scaled(image.size, short_side))
-        image.load()
+    image.draft("RGB", _scaled(image.size, short_side))
+    image.load()
     deep = read_png(content, _orientation(image)) or of_pillow(image, _orientation(image))
     if deep is not None:
         return deep
@@ -191,16 +183,20 @@ def _opened(content: bytes) -> Image.Image:
     return image
 
 
-def _completed(content: bytes) -> bytes | None:
-    """A JPEG with its end marker put back, None if more than that is missing."""
-    pictures = []
-    try:
-        for whole in endings(content):
-            pictures.append(np.asarray(_opened(whole)))
-    except DAMAGE:
-        return None
-    same = bool(pictures) and all(np.array_equal(pictures[0], other) for other in pictures[1:])
-    return endings(content)[0] if same else None
+def _completed(content: bytes) -> bytes:
+    """A JPEG with its end marker put back. Raises `BadImage` if more than that is missing."""
+    _opened(content)  # says what it is if it is no JPEG at all
+    first: NDArray[np.uint8] | None = None
+    for whole in endings(content):
+        pixels = np.asarray(_opened(whole))
+        if first is None:
+            first = pixels
+        elif not np.array_equal(first, pixels):
+            first = None
+            break
+    if first is None:
+        raise BadImage("image file is truncated")
+    return endings(content)[0]
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -1,4 +1,7 @@
-"""JPEGs that lack nothing but their end marker: a picture that is whole is told from one that was cut off."""
+"""JPEGs that lack nothing but their end marker: a picture that is whole is told from one that was cut off.
+
+Pillow refuses some of them and reads others, as it reads pictures that were cut off and filled up with zeros.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,25 @@ from collections.abc import Iterator
 
 SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
+_START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
+_STUFFED = 0x00
 # What stands in for the missing bytes. Pixels that don't depend on it were all there.
 _GUESSES = (b"", b"\x55" * 512, b"\xaa" * 512)
-_START_OF_SCAN, _RESTARTS, _STUFFED = 0xDA, range(0xD0, 0xD8), 0x00
+_RESTARTED_GUESSES = tuple(bytes((0xFF, restart)) + b"\x55" * 64 for restart in _RESTARTS)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _COEFFICIENTS = 64
+
+
+def has_end(content: bytes) -> bool:
+    """Whether a JPEG has its end marker, whatever follows it."""
+    if content.rstrip(b"\0").endswith(END):
+        return True
+    scanned = False
+    for marker, _ in _segments(content):
+        scanned |= marker == _START_OF_SCAN
+        if scanned and marker == _END_OF_IMAGE:
+            return True
+    return False
 
 
 def endings(content: bytes) -> list[bytes]:
@@ -23,7 +40,10 @@ def endings(content: bytes) -> list[bytes]:
     body = content.rstrip(b"\0")
     if body.endswith(b"\xff"):  # half an end marker, or a stuffed byte of the data
         body = body + b"\0" if len(body) < len(content) else body[:-1]
-    return [body + guess + END for guess in _GUESSES] if _has_every_scan(body) else []
+    if not _has_every_scan(body):
+        return []
+    restarts = any(marker == _RESTART_INTERVAL for marker, _ in _segments(body))
+    return [body + guess + END for guess in (*_GUESSES, *(_RESTARTED_GUESSES if restarts else ()))]
 
 
 def _has_every_scan(content: bytes) -> bool:
@@ -43,10 +63,14 @@ def _has_every_scan(content: bytes) -> bool:
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Each marker segment, as its marker and its bytes behind the length; entropy-coded data are passed over."""
     at = content.find(b"\xff", 2)
-    while 0 <= at < len(content) - 4:
+    while 0 <= at < len(content) - 3:
         marker = content[at + 1]
         if marker in (_STUFFED, 0xFF) or marker in _RESTARTS:
             at = content.find(b"\xff", at + (1 if marker == 0xFF else 2))
+            continue
+        if marker == _END_OF_IMAGE:
+            yield marker, b""
+            at = content.find(b"\xff", at + 2)
             continue
         (length,) = struct.unpack_from(">H", content, at + 2)
         yield marker, content[at + 4 : at + 2 + length]

@@ -115,18 +115,23 @@ def without_fills(kind: Kind, numbers: Floats) -> tuple[Floats, list[float]]:
     """
     fills: list[float] = []
     while len(numbers):
-        for value in (numbers.min(), numbers.max()):
-            rest = numbers[numbers != value]
-            if _usual_fill(kind, value) and len(rest):
-                span = np.subtract(*np.percentile(rest, (100 - TAIL_PERCENT, TAIL_PERCENT)))
-                often = value < rest[0] or len(numbers) - len(rest) > len(numbers) * TAIL_PERCENT / 100
-                if often and 0 < span < np.abs(rest - value).min():
-                    fills.append(float(value))
-                    numbers = rest
-                    break
-        else:
+        ends = [float(end) for end in (numbers.min(), numbers.max()) if _usual_fill(kind, float(end))]
+        body = numbers[~np.isin(numbers, ends)]
+        taken = [end for end in ends if _apart(end, numbers, body)]
+        if not taken:
             break
+        fills += taken
+        numbers = numbers[~np.isin(numbers, taken)]
     return numbers, sorted(fills)
+
+
+def _apart(end: float, numbers: Floats, body: Floats) -> bool:
+    """Whether `end`, the least or greatest of `numbers`, lies further from the `body` of them than that spans."""
+    if not len(body):
+        return False
+    span = float(np.subtract(*np.percentile(body, (100 - TAIL_PERCENT, TAIL_PERCENT))))
+    often = end < body[0] or np.mean(numbers == end) > TAIL_PERCENT / 100
+    return bool(often and 0 < span < np.abs(body - end).min())
 
 
 def _usual_fill(kind: Kind, value: float) -> bool:

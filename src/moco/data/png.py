@@ -10,7 +10,7 @@ import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 2**20  # bytes a chunk may unpack to: Pillow's limit for one
-LONGEST_TOGETHER = 2**24  # below Pillow's limit for all of a file's texts
+LONGEST_TOGETHER = 2**24  # with one more of `LONGEST`, below Pillow's limit for all of a file's texts
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
@@ -28,9 +28,9 @@ def without_long_texts(content: bytes) -> bytes:
         if end > len(content):
             break
         if kind in _TEXTS:
-            size = _unpacked_size(kind, content[at + 8 : end - 4])
+            size = LONGEST if total > LONGEST_TOGETHER else _unpacked_size(kind, content[at + 8 : end - 4])
             total += size
-            if size >= LONGEST or total > LONGEST_TOGETHER:
+            if size >= LONGEST:
                 kept.append(content[start:at])
                 start = end
         at = end
@@ -39,7 +39,7 @@ def without_long_texts(content: bytes) -> bytes:
 
 def _unpacked_size(kind: bytes, data: bytes) -> int:
     """Bytes that the chunk unpacks to, counted up to `LONGEST`."""
-    keyword, _, rest = data.partition(b"\0")
+    _, _, rest = data.partition(b"\0")
     packed: bytes | None = None
     if kind in (b"zTXt", b"iCCP"):
         packed = rest[1:]
@@ -48,6 +48,6 @@ def _unpacked_size(kind: bytes, data: bytes) -> int:
     if packed is None:
         return len(data)
     try:
-        return len(keyword) + len(zlib.decompressobj().decompress(packed, LONGEST))
+        return len(zlib.decompressobj().decompress(packed, LONGEST))
     except zlib.error:  # Pillow passes over it
         return len(data)
