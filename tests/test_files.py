@@ -186,5 +186,5 @@ def test_waiting_for_a_lock_is_said_once(tmp_path: Path) -> None:
 
 def test_a_lock_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="can't lock .*Not a directory"), locked(tmp_path / "file" / ".lock", "busy"):
+    with pytest.raises(UserError, match="can't lock"), locked(tmp_path / "file" / ".lock", "busy"):
         pass

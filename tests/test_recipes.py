@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from moco.commands.options import RecipeParser, config_of
-from moco.commands.recipes import shipped
-from moco.commands.training import prepare
 from moco.config import Config
 from moco.config_check import check
+from moco.runs.pretrain import prepare
+from moco.runs.recipe import shipped
 
 HEADER = ("# Source ", "# Command ", "# Batch ", "# Hardware ", "# Hours ", "# Expect ")
 
@@ -52,16 +52,16 @@ def test_it_makes_sense_and_takes_a_step(name: str, labelled: Path, monkeypatch:
         views=replace(config.views, size=32),
         store=replace(config.store, short_side=40),
         model=replace(config.model, queue_size=64),
-        train=replace(config.train, batch_size=16),
+        train=replace(config.train, batch_size=16, epochs=config.train.epochs or 20),
         runtime=replace(config.runtime, precision="float32"),
     )
-    loop, _ = prepare(small)
-    before = loop.model.encoder_q.head.state_dict()
-    before = {key: value.clone() for key, value in before.items()}
-    loop.model.train()
-    loop._step(loop.sampler.order(0)[0], 0)
-    assert loop.state.step == 1
-    assert torch.isfinite(loop.state.sums).all()
-    assert loop.model.queue_ptr.item() == (32 if small.model.symmetric else 16)
+    training = prepare(small).training
+    head = training.model.encoder_q.head
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    training.model.train()
+    training.step(training.sampler.order(0)[0])
+    assert training.progress.step == 1
+    assert torch.isfinite(training.totals.state_dict()).all()
+    assert training.model.queue_ptr.item() == (32 if small.model.symmetric else 16)
     if config.schedule.warmup_epochs == 0:
-        assert any(not torch.equal(before[key], value) for key, value in loop.model.encoder_q.head.state_dict().items())
+        assert any(not torch.equal(before[key], value) for key, value in head.state_dict().items())

@@ -6,12 +6,11 @@ What was asked for is stored as asked; what is derived from it is derived by the
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from moco.errors import UserError, nearest
 
-DEFAULT_BATCH = 256
 MONITOR_SHARE = 0.1  # of the training time
 
 
@@ -60,7 +59,7 @@ class ModelConfig:
     Attributes:
         backbone: a torchvision or timm name; `torchvision/NAME` or `timm/NAME` to insist on one.
         dim: width of the embedding.
-        queue_size: keys in the queue, K.
+        queue_size: keys in the queue, K; `null` takes what makes sense for the number of images.
         momentum: of the key encoder, m.
         temperature: of the logits, T.
         mlp: two-layer head (v2) instead of a linear one (v1).
@@ -72,7 +71,7 @@ class ModelConfig:
 
     backbone: str = "resnet50"
     dim: int = 128
-    queue_size: int = 65536
+    queue_size: int | None = 65536
     momentum: float = 0.999
     temperature: float = 0.2
     mlp: bool = True
@@ -122,12 +121,12 @@ class TrainConfig:
     """How long and how many at once.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; `null` takes what makes sense for the number of images.
         batch_size: images a step (each gives one query and one key, two of each if symmetric); default 256,
-            or the largest power of two that a smaller data set fills.
+            or what makes some steps an epoch of a smaller data set.
     """
 
-    epochs: int = 200
+    epochs: int | None = 200
     batch_size: int | None = None
 
 
@@ -159,11 +158,13 @@ class CheckpointConfig:
             then take more than a twentieth of the time.
         every_minutes: interval in the middle of an epoch, in minutes; 0 for none.
         keep: the last so many stay, and the best.
+        keep_every_epochs: interval of the epochs whose checkpoint stays for good; default none.
     """
 
     every_epochs: int | None = None
     every_minutes: float = 10.0
     keep: int = 3
+    keep_every_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -210,12 +211,23 @@ class Config:
         asked = self.store.short_side
         return asked if asked is not None else math.ceil(self.views.size / math.sqrt(self.views.scale_min))
 
-    def with_batch_size(self, count: int) -> Config:
-        """This configuration with `train.batch_size` decided for `count` training images."""
-        if self.train.batch_size is not None:
-            return self
-        chosen = min(DEFAULT_BATCH, 2 ** (max(count, 1).bit_length() - 1))
-        return replace(self, train=replace(self.train, batch_size=chosen))
+    @property
+    def batch_size(self) -> int:
+        """`train.batch_size`, once it is decided (`sizing.py`)."""
+        assert self.train.batch_size is not None
+        return self.train.batch_size
+
+    @property
+    def queue_size(self) -> int:
+        """`model.queue_size`, once it is decided."""
+        assert self.model.queue_size is not None
+        return self.model.queue_size
+
+    @property
+    def epochs(self) -> int:
+        """`train.epochs`, once it is decided."""
+        assert self.train.epochs is not None
+        return self.train.epochs
 
     def monitor_interval(self, train_count: int, val_count: int) -> int:
         """Epochs between two monitorings: asked for, or such that their forward passes cost a tenth at most.

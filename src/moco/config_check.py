@@ -13,7 +13,8 @@ from moco.errors import UserError
 PIPELINES = ("v1", "v2", "v2_no_blur", "crop_flip")
 _AT_LEAST_ONE = (
     "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
-    "checkpoint.every_epochs", "checkpoint.keep", "store.short_side", "monitor.every_epochs", "runtime.threads",
+    "checkpoint.every_epochs", "checkpoint.keep", "checkpoint.keep_every_epochs", "store.short_side",
+    "monitor.every_epochs", "runtime.threads",
 )  # fmt: skip
 _POSITIVE = ("model.temperature", "optimizer.lr", "monitor.knn_temperature", "schedule.gamma")
 _NOT_NEGATIVE = (
@@ -102,8 +103,9 @@ def _related(config: Config) -> Iterator[str]:
         yield from _batch(config.train.batch_size, config.model)
     if config.schedule.min_lr > config.optimizer.lr:
         yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
-    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
-        yield f"schedule.warmup_epochs {config.schedule.warmup_epochs} leaves nothing of {config.train.epochs} epochs"
+    warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
+    if epochs is not None and warmup >= epochs and warmup > 0:
+        yield f"schedule.warmup_epochs {warmup} leaves nothing of {epochs} epochs: give {epochs / 10:g}, or 0 for none"
     if config.seed >= 2**63:
         yield f"seed is {config.seed}, give a number below 2**63"
 
@@ -112,7 +114,7 @@ def _batch(batch: int, model: ModelConfig) -> Iterator[str]:
     if batch < 2:
         yield f"train.batch_size is {batch}, batch-norm needs 2 or more"
     keys = batch * (2 if model.symmetric else 1)
-    if keys > model.queue_size:
+    if model.queue_size is not None and keys > model.queue_size:
         yield f"model.queue_size is {model.queue_size}, it must hold one step's {keys} keys"
     if model.bn_splits > 1 and (batch % model.bn_splits or batch // model.bn_splits < 2):
         yield f"model.bn_splits is {model.bn_splits}, it must divide train.batch_size {batch} into parts of 2 or more"
