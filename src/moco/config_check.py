@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from moco.config import Config, ModelConfig
+from moco.config import Config, ModelConfig, parse_range
 from moco.errors import UserError
 
 PIPELINES = ("v1", "v2", "v2_no_blur", "crop_flip")
@@ -89,6 +89,10 @@ def _problems(config: Config, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _related(config: Config) -> Iterator[str]:
+    try:
+        parse_range(config.store.range)
+    except UserError as error:
+        yield str(error)
     if config.views.pipeline not in PIPELINES:
         yield f"views.pipeline is {config.views.pipeline!r}, valid: {', '.join(PIPELINES)}"
     if not 0 < config.views.scale_min <= 1:

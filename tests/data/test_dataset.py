@@ -53,7 +53,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("moco.data.pack.decode", refuse)
+    monkeypatch.setattr("moco.data.pack.read_picture", refuse)
 
 
 # --- reuse --------------------------------------------------------------------------------------------------
@@ -486,13 +486,13 @@ from pathlib import Path
 from moco.config import StoreConfig
 from moco.data import pack
 from moco.data.dataset import open_dataset
-decode, decoded = pack.decode, 0
-def slowly(content, short_side):
+decode, decoded = pack.read_picture, 0
+def slowly(*how):
     global decoded
     decoded += 1
     time.sleep(0.2)
-    return decode(content, short_side)
-pack.decode = slowly
+    return decode(*how)
+pack.read_picture = slowly
 source, cache, ready, go = map(Path, sys.argv[1:])
 ready.touch()
 while not go.exists():

@@ -21,6 +21,7 @@ from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
 from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
 from moco.data.parallel import in_order
+from moco.data.ranges import Ranges
 from moco.data.store import FORMAT, DamagedStore, Pixels, Store
 from moco.errors import UserError, nearest
 from moco.files import sync_folder
@@ -135,16 +136,18 @@ def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
     path = place(spec)
     layout = arrange(scan(path), config.labels, config.holdout, printable(spec))
     items = layout.used
+    how = (short_side, config.range)
+    ranges = Ranges(config.range, layout.pools)
     where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
     return _Source(
         name=printable(spec),
         where=",".join(where),
-        place=_key(where, short_side),
-        shape=_key(shape_of(items), short_side),
+        place=_key(where, *how),
+        shape=_key(shape_of(items), *how),
         listing=fingerprint(items),
         items=items,
         layout=layout,
-        pack=lambda folder: pack_items(folder, items, short_side, config.max_bad),
+        pack=lambda folder: pack_items(folder, items, short_side, config.max_bad, ranges),
     )
 
 
@@ -157,7 +160,7 @@ def _shapes() -> _Source:
     }
     items = [item for members in made.values() for item in members.items]
     text = f"{counts['train']} train and {counts['val']} validation images, {len(shapes.CLASSES)} classes"
-    layout = Layout(made["train"], made["val"], list(shapes.CLASSES), f"built-in shapes: {text}", items)
+    layout = Layout(made["train"], made["val"], list(shapes.CLASSES), f"built-in shapes: {text}", [items])
     key = _key("shapes", shapes.VERSION, counts["train"], counts["val"])
     numbers = [(split, i) for split, count in counts.items() for i in range(count)]
 

@@ -31,15 +31,21 @@ class Layout:
     """The splits and classes of a data set, and one line that says how they were read.
 
     `classes` is empty where there are no labels; `val` is None then, and where nothing is held out: `no_val` says
-    why. `used` are the items that any choice of labels and holdout would use, in the order they came in.
+    why. `pools` are the items that any choice of labels and holdout would use, by the splits that the tree itself
+    has: training first.
     """
 
     train: Members
     val: Members | None
     classes: list[str]
     note: str
-    used: list[Item]
+    pools: list[list[Item]]
     no_val: str = ""
+
+    @property
+    def used(self) -> list[Item]:
+        """All items of the pools, one after the other."""
+        return [item for pool in self.pools for item in pool]
 
     @property
     def splits(self) -> dict[str, Members]:
@@ -85,12 +91,11 @@ def _split_tree(
     train_name, val_name = splits
     train, inner = _below(train_name, items, paths)
     val, val_inner = _below(val_name, items, paths)
-    chosen = {train_name, val_name}
-    used = [item for item, path in zip(items, paths) if path[0] in chosen and len(path) > 1]
+    pools = [train, val] if val else [train]
     more = _left_out_note(paths, train_name, val_name)
     if labels == "none" or not val or _obstacle(inner, deep=True):
         layout = _one_tree(train, inner, labels, holdout, deep=True)
-        return replace(layout, note=layout.note + more, used=used)
+        return replace(layout, note=layout.note + more, pools=pools)
     classes, number = _classes(inner)
     assert val_name is not None
     _check_val(val_name, train_name, val_inner, number, where)
@@ -99,7 +104,7 @@ def _split_tree(
         Members(val, [number[_same(path[0])] for path in val_inner]),
         classes,
         f"{len(train)} train and {len(val)} validation images, {len(classes)} classes{more}",
-        used,
+        pools,
     )
 
 
@@ -192,7 +197,7 @@ def _one_tree(items: list[Item], paths: Paths, labels: str, holdout: float, deep
         return _class_tree(items, paths, holdout)
     why = "as asked" if labels == "none" else obstacle
     note = f"{len(items)} images without labels ({why}): kNN, logistic regression and linear evaluation are off"
-    return Layout(Members(items, [-1] * len(items)), None, [], note, items, f"has no labels ({why})")
+    return Layout(Members(items, [-1] * len(items)), None, [], note, [items], f"has no labels ({why})")
 
 
 def _obstacle(paths: Paths, deep: bool) -> str:
@@ -221,10 +226,10 @@ def _class_tree(items: list[Item], paths: Paths, holdout: float) -> Layout:
             split.labels.append(label)
     note = f"{len(items)} images in {len(classes)} class folders"
     if val.items:
-        return Layout(train, val, classes, f"{note}, {len(val.items)} held out for validation", items)
+        return Layout(train, val, classes, f"{note}, {len(val.items)} held out for validation", [items])
     why = "no class has two images" if holdout > 0 else "--store.holdout is 0"
     note += f", none for validation ({why}): kNN, logistic regression and linear evaluation are off"
-    return Layout(train, None, classes, note, items, f"has labels, but nothing to validate on ({why})")
+    return Layout(train, None, classes, note, [items], f"has labels, but nothing to validate on ({why})")
 
 
 def _held_out(paths: list[str], share: float) -> set[str]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.console import progress_bar, say
-from moco.data.images import BadImage, decode, without_remarks
+from moco.data.depth import Kind
+from moco.data.images import BadImage, Picture, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
+from moco.data.levels import Range
 from moco.data.parallel import in_order
+from moco.data.ranges import Ranges
+from moco.data.remarks import without_remarks
 from moco.data.store import FORMAT, TABLES, digest_of, resource_reason
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
@@ -33,16 +38,56 @@ class Loaded:
     """What became of one file.
 
     Attributes:
-        pixels: uint8 (H, W, 3), None if it is left out.
+        picture: what was decoded, None if it is left out.
         digest: of its bytes, `DIGEST_BYTES` long; zeros if they couldn't be read.
         reason: why it is left out.
         unread: whether that may pass: the file couldn't be read, so nothing is known of the picture.
     """
 
-    pixels: NDArray[np.uint8] | None
+    picture: Picture | None
     digest: bytes = bytes(DIGEST_BYTES)
     reason: str = ""
     unread: bool = False
+
+
+@dataclass
+class Read:
+    """How images were read, where that isn't plain.
+
+    Attributes:
+        counts: images of more than 8 bits, by their kind.
+        ranges: what became black and white in each kind.
+        unended: names of JPEGs without an end marker.
+    """
+
+    counts: Counter[Kind] = field(default_factory=Counter)
+    ranges: dict[Kind, Range] = field(default_factory=dict)
+    unended: list[str] = field(default_factory=list)
+
+    def add(self, name: str, picture: Picture, ranges: Ranges) -> None:
+        """Count one image."""
+        if picture.deep is not None:
+            self.counts[picture.deep] += 1
+            self.ranges[picture.deep] = ranges(picture.deep)
+        if not picture.ended:
+            self.unended.append(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        kinds = sorted(self.counts, key=str)
+        used = {str(kind): {"images": self.counts[kind], **self.ranges[kind].as_dict()} for kind in kinds}
+        return {"ranges": used, "unended": self.unended}
+
+    def lines(self) -> list[str]:
+        """What a person should know, a sentence each."""
+        said = [
+            f"more than 8 bits: {self.counts[kind]} {kind} image{'s' * (self.counts[kind] != 1)}, {self.ranges[kind]}"
+            for kind in sorted(self.counts, key=str)
+        ]
+        if self.unended:
+            count, names = len(self.unended), [printable(name) for name in self.unended]
+            said.append(f"{count} JPEG{'s' * (count != 1)} without an end marker, pixels whole: {_shortened(names)}")
+        return said
 
 
 @dataclass
@@ -56,7 +101,7 @@ class Writer:
     digests: list[bytes] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     unread: list[int] = field(default_factory=list)
-    bytes: int = 0
+    length: int = 0  # bytes of pixels
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
@@ -65,23 +110,30 @@ class Writer:
 
     def add(self, name: str, loaded: Loaded) -> None:
         """Append one file, left out or not."""
-        if loaded.pixels is None:
-            if loaded.unread:
-                self.unread.append(len(self.names))
-            self.skipped.append((name, loaded.reason))
-            self.sizes.append((0, 0))
-        else:
-            self.sizes.append((loaded.pixels.shape[0], loaded.pixels.shape[1]))
-            self._file.write(loaded.pixels.tobytes())
-        self.names.append(name)
-        self.digests.append(loaded.digest)
-        self.offsets.append(self.bytes)
-        self.bytes += 0 if loaded.pixels is None else loaded.pixels.nbytes
+        if loaded.picture is not None:
+            self.add_pixels(name, loaded.picture.pixels, loaded.digest)
+            return
+        if loaded.unread:
+            self.unread.append(len(self.names))
+        self.skipped.append((name, loaded.reason))
+        self._append(name, 0, 0, loaded.digest)
 
-    def finish(self) -> None:
+    def add_pixels(self, name: str, pixels: NDArray[np.uint8], digest: bytes = bytes(DIGEST_BYTES)) -> None:
+        """Append one image, uint8 (H, W, 3)."""
+        self._file.write(pixels.tobytes())
+        self._append(name, pixels.shape[0], pixels.shape[1], digest)
+
+    def _append(self, name: str, height: int, width: int, digest: bytes) -> None:
+        self.names.append(name)
+        self.sizes.append((height, width))
+        self.digests.append(digest)
+        self.offsets.append(self.length)
+        self.length += 3 * height * width
+
+    def finish(self, read: Read | None = None) -> None:
         """Write the tables and the manifest, and sync everything."""
         self._file.seek(0)
-        _write_header(self._file, self.bytes)
+        _write_header(self._file, self.length)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -97,10 +149,11 @@ class Writer:
                 os.fsync(file.fileno())
         manifest = {
             "format": FORMAT,
-            "bytes": self.bytes,
+            "bytes": self.length,
             "tables": digest_of(*tables),
             "unread": self.unread,
             "skipped": self.skipped,
+            **(read or Read()).as_dict(),
             "names": self.names,
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -116,35 +169,49 @@ def _write_header(file: IO[bytes], count: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
 
 
-def pack_items(folder: Path, items: list[Item], short_side: int, max_bad: float, quiet: bool = False) -> None:
+def pack_items(
+    folder: Path,
+    items: list[Item],
+    short_side: int,
+    max_bad: float,
+    ranges: Ranges | None = None,
+    quiet: bool = False,
+) -> None:
     """Decode `items` on all cores into a store at `folder`, with a progress bar and a line unless `quiet`.
 
+    `ranges` says what becomes black and white in images of more than 8 bits; without it `items` decide.
     Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the share
     `max_bad` is bad, or nothing is left, and where the machine runs out of memory or open files; `OSError` where
     the disk is full.
     """
+    ranges = ranges or Ranges("auto", [items])
+    read = Read()
     started = time.perf_counter()
     bar = progress_bar("images/s")
     bar.disable = quiet
     with (
         contextlib.closing(Writer(folder)) as writer,
-        contextlib.closing(in_order(partial(load, short_side=short_side), items)) as decoded,
+        contextlib.closing(in_order(partial(load, short_side=short_side, ranges=ranges), items)) as decoded,
         without_remarks(),
         bar,
     ):
         task = bar.add_task("packing", total=len(items), rate="")
         for done, (item, loaded) in enumerate(zip(items, decoded), 1):
             writer.add(item.name, loaded)
-            if loaded.pixels is None:
+            if loaded.picture is None:
                 check_skipped(writer.skipped, len(items), max_bad, done)
+            else:
+                read.add(item.name, loaded.picture, ranges)
             if done % 50 == 0 or done == len(items):
                 bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
-        writer.finish()
+        writer.finish(read)
     seconds = time.perf_counter() - started
     if quiet:
         return
     packed = len(items) - len(writer.skipped)
     say(f"packed {packed} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
+    for line in read.lines():
+        say(line)
     if writer.skipped:
         say(f"skipped {len(writer.skipped)} bad images: {listed(writer.skipped)}")
     if writer.unread:
@@ -155,12 +222,12 @@ def pack_arrays(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8]]]) -
     """Store images that are arrays already, (name, uint8 (H, W, 3)) each."""
     with contextlib.closing(Writer(folder)) as writer:
         for name, pixels in images:
-            writer.add(name, Loaded(pixels))
+            writer.add_pixels(name, pixels)
         writer.finish()
 
 
-def load(item: Item, short_side: int) -> Loaded:
-    """The item's pixels, or why there are none.
+def load(item: Item, short_side: int, ranges: Ranges) -> Loaded:
+    """The item's picture, or why there are none.
 
     Raises `UserError` where the machine has no memory or no open file left: that says nothing of the picture.
     """
@@ -173,7 +240,7 @@ def load(item: Item, short_side: int) -> Loaded:
             raise UserError(f"{printable(item.name)} can't be read: {resource_reason(error)}") from error
         return Loaded(None, reason=error.strerror or str(error), unread=True)
     try:
-        return Loaded(decode(content, short_side), content_digest(content))
+        return Loaded(read_picture(content, short_side, ranges), content_digest(content))
     except BadImage as error:
         return Loaded(None, content_digest(content), str(error))
 
@@ -188,11 +255,16 @@ def check_skipped(skipped: list[tuple[str, str]], count: int, max_bad: float, se
 
 def listed(skipped: list[tuple[str, str]]) -> str:
     """The first few of the files left out, with the reason of each."""
-    shown = [f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]]
-    more = f", and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return ", ".join(shown) + more
+    return _shortened([f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]], len(skipped))
 
 
 def _most_bad(count: int, share: float) -> int:
     """How many of `count` images may be bad: the share of them, or a handful of a small folder; never all."""
     return min(max(int(share * count), MIN_BAD if share > 0 else 0), count - 1)
+
+
+def _shortened(shown: list[str], count: int | None = None) -> str:
+    """The first few of `count` things, and how many more there are."""
+    count = len(shown) if count is None else count
+    more = f", and {count - NAMED} more" if count > NAMED else ""
+    return ", ".join(shown[:NAMED]) + more

@@ -11,6 +11,9 @@
                                                names    path of each file inside the source, M of them
                                                skipped  [path, reason] of each file that was left out
                                                unread   numbers of those that couldn't be read: tried again
+                                               ranges   of each kind of numbers above 8 bits, what became black and
+                                                        white
+                                               unended  path of each JPEG that lacked its end marker
     STORE/splits/KEY.npy      int64 (N, 2)     a split: number of the image, number of its class (-1: unknown)
     STORE/splits/KEY.json                      classes  class names; empty without labels
                                                fingerprint  SHA-256 of the split's pixels, then of the values that
