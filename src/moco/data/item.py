@@ -7,7 +7,8 @@ import hashlib
 import mimetypes
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import Path
 
 from moco.data.images import SUFFIXES, BadImage
 
@@ -58,7 +59,7 @@ class Item:
 
 def content_digest(content: bytes) -> bytes:
     """What two files' bytes are compared by, `DIGEST_BYTES` long."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
 
 
 def is_image_name(name: str) -> bool:
@@ -74,7 +75,9 @@ def says_nothing(name: str) -> bool:
 
 def ending(name: str) -> str:
     """The name's ending in lower case, `.jpg`; "" where it has none."""
-    return PurePosixPath(name).suffix.lower()
+    base = name.rsplit("/", 1)[-1]
+    dot = base.rfind(".")
+    return base[dot:].lower() if 0 < dot < len(base) - 1 else ""
 
 
 def is_hidden(name: str) -> bool:
@@ -84,7 +87,12 @@ def is_hidden(name: str) -> bool:
 
 def foreign_folder(name: str) -> str:
     """The outermost folder on the way to `name` that is hidden or made by another program; "" if there is none."""
-    parts = name.split("/")[:-1]
+    return _foreign_in(name.rpartition("/")[0])
+
+
+@lru_cache(maxsize=1024)  # neighbours are asked for one after the other, a million of them
+def _foreign_in(folder: str) -> str:
+    parts = folder.split("/")
     for depth, part in enumerate(parts, 1):
         if is_foreign(part):
             return "/".join(parts[:depth])
