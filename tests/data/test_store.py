@@ -45,7 +45,17 @@ def test_any_program_that_reads_numpy_reads_it(folder: Path) -> None:
         assert np.array_equal(pixels[start : start + height * width * 3].reshape(height, width, 3), expected)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == FORMAT
-    assert set(manifest) == {"format", "bytes", "tables", "fingerprint", "classes", "names", "skipped", "ranges", "unended"}
+    assert set(manifest) == {
+        "format",
+        "bytes",
+        "tables",
+        "fingerprint",
+        "classes",
+        "names",
+        "skipped",
+        "ranges",
+        "unended",
+    }
     assert {path.name for path in folder.iterdir()} == {
         "pixels.npy", "offsets.npy", "sizes.npy", "labels.npy", "manifest.json",
     }  # fmt: skip
