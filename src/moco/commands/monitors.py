@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from moco.config import Config
-from moco.data.store import Dataset
+from moco.data.dataset import Dataset
 from moco.evaluate.features import extract, features_of
 from moco.evaluate.health import spread
 from moco.evaluate.knn import knn_top1
