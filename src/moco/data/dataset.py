@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Dataset:
         note: one line on how it was read.
         source: the absolute path that it was read from, several joined by commas; a built-in set's name.
         no_val: why there is no validation split, to be put after the data's name; "" if there is one.
+        ranges: of each kind of more than 8 bits, by its name, what became black and white (`levels.Range`).
     """
 
     train: Store
@@ -46,6 +48,7 @@ class Dataset:
     note: str
     source: str = ""
     no_val: str = ""
+    ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:
@@ -83,7 +86,8 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
         name: _split(pixels, name, members, number, source.layout.classes)
         for name, members in source.layout.splits.items()
     }
-    return Dataset(stores["train"], stores.get("val"), source.layout.note, source.where, source.layout.no_val)
+    layout = source.layout
+    return Dataset(stores["train"], stores.get("val"), layout.note, source.where, layout.no_val, pixels.ranges)
 
 
 def cache_folder(config: StoreConfig) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,12 @@ class Range:
     def as_dict(self) -> dict[str, Any]:
         """As the manifest holds it."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Range:
+        """The range that `as_dict` gave; keys of others are left alone."""
+        given = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
     def grey_levels(self, image: Deep) -> NDArray[np.uint8]:
         """0 to 255, in the shape of the image's numbers; 0 where there are no data."""

@@ -31,7 +31,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ class Pixels:
         names: paths inside the source, M of them.
         skipped: (path, reason) of each file that was left out.
         unread: numbers of those of them that couldn't be read.
+        ranges: of each kind of more than 8 bits, by its name, what became black and white (`levels.Range`).
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Pixels:
     names: list[str]
     skipped: list[tuple[str, str]]
     unread: list[int]
+    ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -106,7 +108,8 @@ class Pixels:
             if not intact:
                 raise ValueError("its parts don't belong together")
             skipped = [(name, reason) for name, reason in manifest["skipped"]]
-            return cls(folder, pixels, offsets, sizes, contents, manifest["names"], skipped, manifest["unread"])
+            names, unread, ranges = manifest["names"], manifest["unread"], manifest["ranges"]
+            return cls(folder, pixels, offsets, sizes, contents, names, skipped, unread, ranges)
         except (*_GONE, ValueError, EOFError, TypeError, LookupError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise DamagedStore(f"packed store {folder} is damaged ({reason})") from error

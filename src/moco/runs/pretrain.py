@@ -12,17 +12,15 @@ from typing import Any
 import torch
 
 from moco import checkpoint
+from moco.commands.monitors import LabelMonitor, queue_health
 from moco.config import Config
 from moco.config_check import check, flat
 from moco.console import percent, say
-from moco.data.dataset import open_dataset, place
-from moco.data.folder import parts
+from moco.data.dataset import Dataset, open_dataset
 from moco.data.sampler import Sampler
-from moco.data.store import Dataset
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluate.health import diagnose
-from moco.commands.monitors import LabelMonitor, queue_health
 from moco.files import read_json, write_json
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
@@ -122,7 +120,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
-    config, decided_line = sized(replace(config, data=_absolute(config.data)), len(data.train), runtime.device.type)
+    config, decided_line = sized(replace(config, data=data.source), len(data.train), runtime.device.type)
     check(config)
     for sentence in (decided_line, *advice(config, len(data.train))):
         if sentence:
@@ -158,7 +156,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     )
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "data": data.fingerprints,
+        "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
 
@@ -251,13 +249,6 @@ def _forbidden_changes(saved: Config, asked: Config) -> list[str]:
         for name in before
         if before[name] != after[name] and not name.startswith(MAY_CHANGE)
     ]
-
-
-def _absolute(spec: str | None) -> str | None:
-    """`--data` as it can be found again from any folder."""
-    if spec is None or spec == "shapes":
-        return spec
-    return ",".join(os.path.abspath(os.path.expanduser(part)) for part in parts(place(spec)))
 
 
 def default_out(recipe: str) -> str:

@@ -24,7 +24,9 @@ def recipe(name: str, **changes: Any) -> Config:
     """
     values = read_recipe(find_recipe(name))
     for key, change in changes.items():
-        _put(values, key.split("."), asdict(change) if is_dataclass(change) and not isinstance(change, type) else change)
+        _put(
+            values, key.split("."), asdict(change) if is_dataclass(change) and not isinstance(change, type) else change
+        )
     config = from_dict(values)
     check(config)
     return config

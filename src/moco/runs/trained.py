@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,9 @@ from moco import checkpoint
 from moco.config import Config
 from moco.console import say
 from moco.data.dataset import Dataset, open_dataset
+from moco.data.depth import Kind
 from moco.data.images import decode
+from moco.data.levels import Range, full_range
 from moco.data.store import Store
 from moco.environment import memory_available_bytes
 from moco.errors import UserError
@@ -69,10 +71,12 @@ class Preprocess:
     Attributes:
         size: side of the view, pixels.
         short_side: short side that pictures are decoded at, as in the run's packed store.
+        ranges: what became black and white in the run's images of more than 8 bits, by kind.
     """
 
     size: int
     short_side: int
+    ranges: Mapping[str, Mapping[str, Any]]
 
     def __call__(self, pictures: Any) -> Tensor:
         """Normalised float32 (N, 3, size, size) on the CPU.
@@ -86,11 +90,14 @@ class Preprocess:
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
         if isinstance(picture, str | os.PathLike):
-            return decode(Path(picture).read_bytes(), self.short_side)
+            return decode(Path(picture).read_bytes(), self.short_side, self._range)
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
         file = io.BytesIO()
         ImageOps.exif_transpose(image).save(file, format="PNG", compress_level=0)  # so that there is one way to decode
-        return decode(file.getvalue(), self.short_side)
+        return decode(file.getvalue(), self.short_side, self._range)
+
+    def _range(self, kind: Kind) -> Range:
+        return Range.from_dict(self.ranges[str(kind)]) if str(kind) in self.ranges else full_range(kind)
 
 
 def _ragged(arrays: Sequence[NDArray[np.uint8]]) -> Ragged:
@@ -119,7 +126,8 @@ def load_backbone(
     opened = open_run(run)
     content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
     backbone = _backbone(opened.config, content).to(device).eval()
-    return backbone, Preprocess(opened.config.views.size, opened.config.short_side)
+    ranges = content["about"].get("ranges", {})
+    return backbone, Preprocess(opened.config.views.size, opened.config.short_side, ranges)
 
 
 def build_model(config: Config) -> MoCo:
