@@ -24,9 +24,8 @@ def recipe(name: str, **changes: Any) -> Config:
     """
     values = read_recipe(find_recipe(name))
     for key, change in changes.items():
-        _put(
-            values, key.split("."), asdict(change) if is_dataclass(change) and not isinstance(change, type) else change
-        )
+        section = is_dataclass(change) and not isinstance(change, type)
+        _put(values, key.split("."), asdict(change) if section else change)
     config = from_dict(values)
     check(config)
     return config
@@ -50,7 +49,7 @@ def find_recipe(name: str) -> Path:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe's values. Raises `UserError` naming every unknown key and every key that stands twice, or the mistake."""
+    """The recipe's values. Raises `UserError` naming every key that is unknown or stands twice, or the YAML mistake."""
     try:
         text = path.read_text(encoding="utf-8")
         node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
