@@ -19,7 +19,8 @@ from moco import checkpoint, cli
 from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
 from moco.rundir import RunDir
 from moco.runs.trained import build_model
-from moco.train.metrics import Row, write_csv
+from moco.tables import Row, write_csv
+from moco.train.metrics import COLUMNS
 from moco.train.optimizer import build_optimizer
 from moco.train.state import TrainState, checkpoint_content
 
@@ -88,7 +89,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Made:
     )
     run = RunDir.create(root / "run")
     run.write_config(config, {})
-    write_csv(run.metrics_file, ROWS)
+    write_csv(run.metrics_file, ROWS, COLUMNS)
     save_checkpoint(run, config, seed=0, step=6)
     return Made(run, config, data)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.evaluate.features import extract, features_of, frozen
-from moco.evaluate.protocol import fingerprint
+from moco.evaluate.proof import fingerprint
 from moco.runtime import Runtime
 from moco.views.make import evaluation_view
 

@@ -14,7 +14,7 @@ from moco.evaluate.classifier import top1
 from moco.evaluate.heads import MOMENTUM, Heads, Standard, train_heads
 from moco.evaluate.linear_cached import CachedOptions, best_head, linear_cached
 from moco.evaluate.logistic import fit_logistic
-from moco.evaluate.protocol import Proof, proven
+from moco.evaluate.proof import Proof, proven
 from moco.runtime import Runtime
 
 CLASSES, WIDTH = 4, 24

@@ -16,7 +16,7 @@ from moco.evaluate.classifier import top1
 from moco.evaluate.features import features_of
 from moco.evaluate.linear_sgd import Sgd, SgdOptions, Split, default_lr, linear_sgd, schedule_factor
 from moco.evaluate.logistic import fit_logistic
-from moco.evaluate.protocol import proven
+from moco.evaluate.proof import proven
 from moco.randomness import Purpose, permutation
 from moco.runtime import Runtime
 from moco.views.make import random_view

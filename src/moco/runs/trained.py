@@ -28,7 +28,7 @@ from moco.errors import UserError
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime
-from moco.train.metrics import Row, read_csv
+from moco.tables import Row, read_csv
 from moco.views.make import Source, evaluation_view
 from moco.views.ragged import Ragged
 from moco.views.residency import choose
