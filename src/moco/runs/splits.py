@@ -1,0 +1,68 @@
+"""A run opened for evaluation: its frozen backbone, and both splits of its data, or of other data, with labels."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+
+from moco.data.item import printable
+from moco.data.store import Store
+from moco.errors import UserError
+from moco.evaluate.frozen import Frozen, Labelled
+from moco.runs.trained import TrainedRun, labels_of, open_trained, pixel_source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What linear classification and evaluation need.
+
+    Attributes:
+        frozen: the backbone, with its view.
+        train, val: the splits.
+        data: where they are from, None for a run without data of its own.
+        data_sha256: fingerprint of each split.
+        checkpoint, step, epoch: the backbone's.
+    """
+
+    frozen: Frozen
+    train: Labelled
+    val: Labelled
+    data: str | None
+    data_sha256: dict[str, str]
+    checkpoint: str
+    step: int
+    epoch: int
+
+
+def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None) -> Opened:
+    """Open `run` with its `checkpoint`, and its own data or `data`.
+
+    A line says so where the run's own images are not those that it was trained on. Raises `UserError` where there is
+    nothing to classify, naming the data that lacks it.
+    """
+    trained = open_trained(run, checkpoint, data)
+    where = data or trained.config.data
+    train, val = _splits(trained, run, data)
+    frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime)
+    fingerprints = trained.data.fingerprints
+    return Opened(frozen, train, val, where, fingerprints, checkpoint, trained.step, trained.epoch)
+
+
+def _splits(trained: TrainedRun, run: str | os.PathLike[str], data: str | None) -> tuple[Labelled, Labelled]:
+    found, device = trained.data, trained.runtime.device
+    named = f"--data {shlex.quote(data)}" if data else f"the data of {shlex.quote(os.fspath(run))}"
+    where = "" if data else f" ({printable(str(trained.config.data))})"
+    if not found.classes:
+        wanted = "give class folders" if data else "give labelled data, --data DIR with class folders"
+        raise UserError(f"{named}{where} has no labels: {wanted}")
+    if found.val is None:
+        raise UserError(
+            f"{named}{where} has {len(found.classes)} classes but no validation images: give data with a val/ folder, "
+            "or with two or more images a class and --store.holdout above 0 in the run"
+        )
+
+    def labelled(store: Store) -> Labelled:
+        return Labelled(pixel_source(store, device), labels_of(store, device), found.classes)
+
+    return labelled(found.train), labelled(found.val)
