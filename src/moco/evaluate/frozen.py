@@ -132,4 +132,4 @@ def _shown(title: str | None, count: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: None
         return
     with progress(title, count, "images/s") as bar:
-        yield lambda done: bar.update(done)
+        yield bar.update

@@ -7,10 +7,9 @@ import shlex
 from dataclasses import dataclass
 
 from moco.data.item import printable
-from moco.data.store import Store
 from moco.errors import UserError
 from moco.evaluate.frozen import Frozen, Labelled
-from moco.runs.trained import TrainedRun, labels_of, open_trained, pixel_source
+from moco.runs.trained import TrainedRun, labelled, open_trained
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,4 @@ def _splits(trained: TrainedRun, run: str | os.PathLike[str], data: str | None) 
             f"{named}{where} has {len(found.classes)} classes but no validation images: give data with a val/ folder, "
             "or with two or more images a class and --store.holdout above 0 in the run"
         )
-
-    def labelled(store: Store) -> Labelled:
-        return Labelled(pixel_source(store, device), labels_of(store, device), found.classes)
-
-    return labelled(found.train), labelled(found.val)
+    return labelled(found.train, device), labelled(found.val, device)
