@@ -15,7 +15,8 @@ from moco.errors import Damaged, UserError
 
 
 def content(step: int) -> Content:
-    return {"step": step, "model": {"w": torch.full((4096,), float(step))}, "optimizer": {}, "state": {}, "config": {}, "about": {}}  # fmt: skip
+    model = {"w": torch.full((4096,), float(step))}
+    return {"step": step, "model": model, "optimizer": {}, "state": {}, "config": {}, "about": {}}
 
 
 def damage(path: Path) -> bytes:

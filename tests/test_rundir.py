@@ -82,9 +82,9 @@ def test_a_run_from_before_the_marker_is_known_by_its_two_files(tmp_path: Path) 
 
 
 def test_of_two_that_begin_one_run_the_second_is_refused(tmp_path: Path) -> None:
-    with RunDir.created(tmp_path / "a"), pytest.raises(UserError, match="another process"):
-        with RunDir.created(tmp_path / "a"):
-            pass
+    refused = pytest.raises(UserError, match="another process")
+    with RunDir.created(tmp_path / "a"), refused, RunDir.created(tmp_path / "a"):
+        pass
     begin(tmp_path / "a")
     with pytest.raises(UserError, match="already holds a run"), RunDir.created(tmp_path / "a"):
         pass

@@ -33,7 +33,8 @@ _PLACES = {
     "Silent": "moco.console",
     "listening": "moco.console",
 }
-__all__ = [*_PLACES, "__version__"]
+__all__ = ["__version__"]
+__all__ += list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,8 @@ class StoreConfig:
         labels: `folders` takes class folders as labels, `none` ignores them, `auto` looks.
         holdout: share of a labelled set without `val/` that is held out for validation.
         max_bad: share of unreadable images above which packing stops.
+        range: which numbers become black and white in images of more than 8 bits: `auto` looks at a sample of each
+            kind, `full` takes all that the type holds (floats: 0 to 1), `LOW,HIGH` are yours for every kind.
     """
 
     cache: str | None = None
@@ -32,6 +34,7 @@ class StoreConfig:
     labels: Literal["auto", "folders", "none"] = "auto"
     holdout: float = 0.1
     max_bad: float = 0.01
+    range: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,22 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, as YAML and checkpoints hold them."""
         return asdict(self)
+
+
+def parse_range(text: str) -> tuple[float, float] | None:
+    """The two numbers of `store.range`; None for `auto` and `full`. Raises `UserError` for anything else."""
+    if text in ("auto", "full"):
+        return None
+    low, comma, high = text.partition(",")
+    try:
+        numbers = float(low), float(high)
+    except ValueError:
+        numbers = math.nan, math.nan
+    if not (comma and numbers[0] < numbers[1] and math.isfinite(numbers[1] - numbers[0])):
+        raise UserError(
+            f"store.range is {text!r}, give auto, full, or LOW,HIGH: two numbers, the first below the second"
+        )
+    return numbers
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from moco.config import Config, ModelConfig, ViewsConfig
+from moco.config import Config, ModelConfig, ViewsConfig, parse_range
 from moco.errors import UserError
 from moco.presets import preset
 
@@ -89,6 +89,10 @@ def _problems(config: Config, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _related(config: Config) -> Iterator[str]:
+    try:
+        parse_range(config.store.range)
+    except UserError as error:
+        yield str(error)
     yield from _views(config.views)
     if not 0 < config.views.scale_min <= 1:
         yield f"views.scale_min is {config.views.scale_min}, give a share of the area above 0, at most 1"

@@ -129,7 +129,7 @@ class Runtime:
 
 
 def _default_threads() -> int:
-    """The cores that this process may use (torch's own count knows no container's quota), or OMP_NUM_THREADS of them."""
+    """The cores that this process may use (torch's count knows no container's quota), or OMP_NUM_THREADS of them."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(cores(), int(asked)) if asked.isdecimal() and int(asked) > 0 else cores()
 

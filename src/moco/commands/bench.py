@@ -120,7 +120,7 @@ def _packing(config: Config, rounds: int) -> Any:
 
         def pack() -> None:
             folder = Path(scratch) / f"pack{next(number)}"
-            pack_items(folder, items, [-1] * len(items), [], config.short_side, 1.0, "bench", quiet=True)
+            pack_items(folder, items, config.short_side, 1.0, quiet=True)
 
         return interleaved([Subject("pack", pack, len(items))], rounds)["pack"]
 

@@ -19,7 +19,7 @@ class Opened:
     Attributes:
         frozen: the backbone, with its view.
         train, val: the splits.
-        data: where they are from, None for a run without data of its own.
+        data: where they are from: an absolute path, or the name of a built-in set.
         data_sha256: fingerprint of each split.
         checkpoint, step, epoch: the backbone's.
     """
@@ -27,7 +27,7 @@ class Opened:
     frozen: Frozen
     train: Labelled
     val: Labelled
-    data: str | None
+    data: str
     data_sha256: dict[str, str]
     checkpoint: str
     step: int
@@ -41,23 +41,17 @@ def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None) 
     nothing to classify, naming the data that lacks it.
     """
     trained = open_trained(run, checkpoint, data)
-    where = data or trained.config.data
     train, val = _splits(trained, run, data)
     frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime)
     fingerprints = trained.data.fingerprints
-    return Opened(frozen, train, val, where, fingerprints, checkpoint, trained.step, trained.epoch)
+    return Opened(frozen, train, val, trained.data.source, fingerprints, checkpoint, trained.step, trained.epoch)
 
 
 def _splits(trained: TrainedRun, run: str | os.PathLike[str], data: str | None) -> tuple[Labelled, Labelled]:
     found, device = trained.data, trained.runtime.device
-    named = f"--data {shlex.quote(data)}" if data else f"the data of {shlex.quote(os.fspath(run))}"
-    where = "" if data else f" ({printable(str(trained.config.data))})"
-    if not found.classes:
-        wanted = "give class folders" if data else "give labelled data, --data DIR with class folders"
-        raise UserError(f"{named}{where} has no labels: {wanted}")
     if found.val is None:
-        raise UserError(
-            f"{named}{where} has {len(found.classes)} classes but no validation images: give data with a val/ folder, "
-            "or with two or more images a class and --store.holdout above 0 in the run"
-        )
+        own = f"the data of the run {shlex.quote(os.fspath(run))}, {printable(found.source)},"
+        named = f"--data {shlex.quote(data)}" if data else own
+        other = "give" if data else "give --data with"
+        raise UserError(f"{named} {found.no_val}: {other} class folders, and images held out or in val/")
     return labelled(found.train, device), labelled(found.val, device)

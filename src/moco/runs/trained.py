@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from moco import checkpoint
 from moco.config import Config
 from moco.console import say
-from moco.data.dataset import open_dataset
+from moco.data.dataset import Dataset, open_dataset
 from moco.data.images import decode
-from moco.data.store import Dataset, Store
+from moco.data.store import Store
 from moco.environment import memory_available_bytes
 from moco.errors import UserError
 from moco.evaluate.frozen import Labelled
@@ -138,12 +138,12 @@ def _backbone(config: Config, content: checkpoint.Content) -> nn.Module:
 def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
     """The split's pixels, kept where there is room for them; `announce` says where and why."""
     gpu_free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    where, why = choose(store.pixels.nbytes, device, gpu_free, memory_available_bytes())
+    where, why = choose(store.nbytes, device, gpu_free, memory_available_bytes())
     if announce:
         say(why)
-    mapped = Ragged(torch.from_numpy(store.pixels), store.offsets, store.heights, store.widths)
     if where == "device":
-        return Ragged(mapped.pixels.to(device), store.offsets, store.heights, store.widths)
+        return Ragged(*store.on(device), store.heights, store.widths)
+    mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)
     if where == "host" and device.type == "cpu":
         return mapped
     return Staging(mapped, device)
