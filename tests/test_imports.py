@@ -12,7 +12,7 @@ import moco
 ROOT = Path(moco.__file__).parent
 BASE = {
     "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
-    "checkpoint", "cgroups", "presets", "sizing",
+    "checkpoint", "cgroups", "presets", "sizing", "tables", "cosine", "folders", "results",
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,
@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "exchange": BASE | {"model"},
     "report": BASE,
     "bench": BASE | {"model"},
+    "runs": BASE | {"data", "views", "model", "train", "evaluate", "exchange", "report", "bench"},
 }
-ABOVE = {"commands", "cli", "train", "evaluate", "exchange", "report", "data", "views", "model"}
+ABOVE = {"commands", "cli", "train", "evaluate", "exchange", "report", "data", "views", "model", "runs"}
 
 
 def imported(path: Path) -> set[str]:

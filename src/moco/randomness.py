@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     INIT = 8
     DROPOUT = 9
     PREVIEW = 10
+    SAMPLE = 11
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

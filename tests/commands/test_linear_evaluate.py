@@ -17,11 +17,13 @@ from PIL import Image
 
 from moco import checkpoint, cli
 from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
+from moco.data.dataset import open_dataset
 from moco.rundir import RunDir
 from moco.runs.trained import build_model
-from moco.train.metrics import Row, write_csv
+from moco.tables import Row, write_csv
+from moco.train.metrics import COLUMNS
 from moco.train.optimizer import build_optimizer
-from moco.train.state import TrainState, checkpoint_content
+from moco.train.state import Progress, Totals
 
 COLOURS = {"n01440764": (200, 60, 60), "n03028079": (60, 190, 70), "n03445777": (70, 80, 200)}
 TRAIN, VAL = 9, 5  # images a class
@@ -48,10 +50,16 @@ def save_checkpoint(run: RunDir, config: Config, seed: int, step: int, best: boo
     torch.manual_seed(seed)
     model = build_model(config)
     optimizer = build_optimizer(model.encoder_q, config.optimizer)
-    state = TrainState(step=step, rows=ROWS)
-    checkpoint.save(
-        run.checkpoints, checkpoint_content(model, optimizer, state, config.as_dict(), {}), step, keep=3, best=best
-    )
+    data = open_dataset(config.data, config.store, config.short_side).fingerprints
+    content: checkpoint.Content = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": {**Progress(step=step, rows=ROWS).state_dict(), "sums": Totals().state_dict()},
+        "config": config.as_dict(),
+        "about": {"precision": "float32", "data": data},
+    }
+    checkpoint.save(run.checkpoints, content, keep=3, best=best)
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Made:
         train=TrainConfig(epochs=2, batch_size=8),
         runtime=RuntimeConfig(device="cpu", precision="float32", threads=1),
     )
-    run = RunDir.create(root / "run")
-    run.write_config(config, {})
-    write_csv(run.metrics_file, ROWS)
-    save_checkpoint(run, config, seed=0, step=6)
+    with RunDir.created(root / "run") as run:
+        run.write_config(config, {})
+        write_csv(run.metrics_file, ROWS, COLUMNS)
+        save_checkpoint(run, config, seed=0, step=6)
     return Made(run, config, data)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from moco.config import RuntimeConfig
+from moco.evaluate.features import Features, LabelledFeatures
+from moco.evaluate.frozen import Frozen, Labelled
 from moco.runtime import Runtime
 from moco.views.ragged import Ragged
 
@@ -36,15 +36,14 @@ class TinyBackbone(nn.Module):
         return self.dropout(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-@dataclass(frozen=True)
-class World:
+def labelled_features(features: Tensor, labels: Tensor, classes: int | None = None) -> LabelledFeatures:
+    """`features` (N, F) or (V, N, F) with `labels` (N,), as evaluators take them."""
+    names = [str(number) for number in range(int(labels.max()) + 1 if classes is None else classes)]
+    return LabelledFeatures(Features.of(features), labels, names)
+
+
+def pictures(count: int, seed: int) -> Labelled:
     """Pictures of as many colours as there are classes, of different sizes, with their labels."""
-
-    images: Ragged
-    labels: Tensor
-
-
-def pictures(count: int, seed: int) -> World:
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % len(COLOURS)
     arrays = []
@@ -55,7 +54,8 @@ def pictures(count: int, seed: int) -> World:
     offsets = np.cumsum([0, *[a.size for a in arrays[:-1]]]).astype(np.int64)
     sizes = np.array([a.shape[:2] for a in arrays], np.int32)
     pixels = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]))
-    return World(Ragged(pixels, offsets, sizes[:, 0].copy(), sizes[:, 1].copy()), torch.from_numpy(labels))
+    images = Ragged(pixels, offsets, sizes[:, 0].copy(), sizes[:, 1].copy())
+    return Labelled(images, torch.from_numpy(labels), ["red", "green", "blue"])
 
 
 @pytest.fixture
@@ -69,10 +69,15 @@ def backbone() -> TinyBackbone:
 
 
 @pytest.fixture
-def train() -> World:
+def frozen(backbone: TinyBackbone, runtime: Runtime) -> Frozen:
+    return Frozen(backbone, SIZE_PX, runtime)
+
+
+@pytest.fixture
+def train() -> Labelled:
     return pictures(50, 0)
 
 
 @pytest.fixture
-def val() -> World:
+def val() -> Labelled:
     return pictures(23, 1)

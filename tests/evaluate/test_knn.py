@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.evaluate.conftest import labelled_features
+from torch import Tensor
 
 from moco.evaluate import knn
+from moco.evaluate.features import Features
 from moco.evaluate.knn import knn_predict, knn_top1
 
 Floats = NDArray[np.float64]
+
+
+def predict(bank: Tensor, labels: Tensor, queries: Tensor, classes: int, **options: float) -> Tensor:
+    return knn_predict(labelled_features(bank, labels, classes), Features.of(queries), **options)  # type: ignore[arg-type]
 
 
 def brute_force(
@@ -36,7 +43,7 @@ def problem(seed: int, bank: int = 60, queries: int = 37) -> tuple[Floats, NDArr
 @pytest.mark.parametrize("temperature", [0.07, 0.1, 1.0])
 def test_it_equals_brute_force(k: int, temperature: float) -> None:
     bank, labels, queries = problem(k)
-    ours = knn_predict(
+    ours = predict(
         torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries), 4, k=k, temperature=temperature
     )
     assert ours.tolist() == brute_force(bank, labels, queries, 4, k, temperature)
@@ -44,30 +51,34 @@ def test_it_equals_brute_force(k: int, temperature: float) -> None:
 
 def test_chunks_and_lengths_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, labels, queries = (torch.from_numpy(a) for a in problem(1))
-    whole = knn_predict(bank, labels, queries, 4)
+    whole = predict(bank, labels, queries, 4)
     monkeypatch.setattr(knn, "SIMILARITIES", 60 * 7)
     lengths = torch.rand(60, 1, dtype=torch.float64) + 0.1
-    assert torch.equal(knn_predict(bank * lengths, labels, queries * 1e3, 4), whole)
+    assert torch.equal(predict(bank * lengths, labels, queries * 1e3, 4), whole)
+    for rows in (60, 59, 7, 1):  # the bank in one look, and in many
+        monkeypatch.setattr(knn, "BANK_ROWS", rows)
+        monkeypatch.setattr(knn, "QUERY_ROWS", max(rows // 2, 1))
+        assert torch.equal(predict(bank, labels, queries, 4), whole)
     monkeypatch.setattr(knn, "SIMILARITIES", 1)
-    assert torch.equal(knn_predict(bank, labels, queries, 4), whole)
+    assert torch.equal(predict(bank, labels, queries, 4), whole)
 
 
 def test_more_neighbours_than_there_are_count_as_all() -> None:
     bank, labels, queries = (torch.from_numpy(a) for a in problem(2))
-    assert torch.equal(knn_predict(bank, labels, queries, 4, k=1000), knn_predict(bank, labels, queries, 4, k=60))
+    assert torch.equal(predict(bank, labels, queries, 4, k=1000), predict(bank, labels, queries, 4, k=60))
 
 
 def test_a_tiny_temperature_is_the_nearest_neighbour() -> None:
     bank, labels, queries = (
         torch.from_numpy(a).float() if a.dtype == float else torch.from_numpy(a) for a in problem(3)
     )
-    cold = knn_predict(bank, labels, queries, 4, k=20, temperature=1e-4)  # exp(1e4) would overflow
-    assert torch.equal(cold, knn_predict(bank, labels, queries, 4, k=1))
+    cold = predict(bank, labels, queries, 4, k=20, temperature=1e-4)  # exp(1e4) would overflow
+    assert torch.equal(cold, predict(bank, labels, queries, 4, k=1))
 
 
 def test_top1_is_the_share_that_is_right_with_every_query_counted() -> None:
     bank, labels, queries = (torch.from_numpy(a) for a in problem(4))
     truth = torch.from_numpy(np.random.default_rng(5).integers(0, 4, 37))
-    right = (knn_predict(bank, labels, queries, 4) == truth).sum().item()
-    assert knn_top1(bank, labels, queries, truth) == pytest.approx(right / 37)
-    assert knn_top1(bank, labels, bank, labels, k=1) == 1.0
+    right = (predict(bank, labels, queries, 4) == truth).sum().item()
+    assert knn_top1(labelled_features(bank, labels), labelled_features(queries, truth)) == pytest.approx(right / 37)
+    assert knn_top1(labelled_features(bank, labels), labelled_features(bank, labels), k=1) == 1.0

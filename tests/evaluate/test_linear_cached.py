@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.evaluate.conftest import labelled_features
 from torch import Tensor, nn
 
 from moco.config import RuntimeConfig
 from moco.errors import UserError
 from moco.evaluate import linear_cached as module
-from moco.evaluate.classifier import top1
-from moco.evaluate.heads import MOMENTUM, Heads, Standard, train_heads
-from moco.evaluate.linear_cached import CachedOptions, best_head, linear_cached
+from moco.evaluate.features import Features
+from moco.evaluate.heads import MOMENTUM, Heads, Passes, Standard, Table, train_heads
+from moco.evaluate.linear_cached import best_head
+from moco.evaluate.linear_options import CachedOptions
 from moco.evaluate.logistic import fit_logistic
-from moco.evaluate.protocol import Proof, proven
+from moco.evaluate.proof import Proof, proven
 from moco.runtime import Runtime
 
 CLASSES, WIDTH = 4, 24
@@ -28,6 +30,22 @@ def mixture(count: int, seed: int, views: int = 1, noise: float = 1.0) -> tuple[
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=draw)
     return centres[labels] + noise * torch.randn(views, count, WIDTH, generator=draw), labels
+
+
+def linear_cached(
+    features: Tensor, labels: Tensor, classes: int, options: CachedOptions, runtime: Runtime, watched: Proof
+) -> module.Cached:
+    return module.linear_cached(labelled_features(features, labels, classes), options, runtime, watched)
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    return int((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def plain(features: Tensor, labels: Tensor) -> Table:
+    """A table of features as they are."""
+    standard = Standard(torch.zeros(features.shape[-1]), torch.ones(features.shape[-1]))
+    return Table(Features.of(features), labels, standard, torch.float32)
 
 
 def proof() -> Proof:
@@ -73,7 +91,8 @@ def test_an_epoch_takes_every_row_once_and_the_rate_falls_to_zero() -> None:
 
     heads.step = step  # type: ignore[method-assign]
     z, rows = torch.arange(40.0)[:, None].expand(40, 3), torch.arange(0, 25)
-    train_heads(heads, z, torch.zeros(40, dtype=torch.long), rows, 2, 10, 0, 0, lambda epoch, losses, rate: None)
+    table = plain(z, torch.zeros(40, dtype=torch.long))
+    train_heads(heads, table, rows, Passes(2, 10, 0, 0), lambda epoch, losses, rate: None)
     assert [len(part) for part in seen] == [9, 8, 8] * 2
     first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(25))
@@ -84,7 +103,7 @@ def test_an_epoch_takes_every_row_once_and_the_rate_falls_to_zero() -> None:
 def test_the_scale_folds_back() -> None:
     features = 7 + 3 * torch.randn(200, WIDTH) * torch.logspace(-2, 2, WIDTH)
     features[:, 5] = 1.25  # a dead dimension
-    standard = Standard.of(features)
+    standard = Standard.of(Features.of(features))
     z = standard.apply(features)
     assert z.pow(2).sum(1).mean().item() == pytest.approx((WIDTH - 1) / WIDTH, rel=1e-3)
     assert z[:, 5].abs().max() == 0
@@ -99,7 +118,7 @@ def test_it_reaches_the_logistic_regression() -> None:
     val, val_labels = mixture(1000, 2)
     fitted = linear_cached(features, labels, CLASSES, OPTIONS, RUNTIME, proof())
     ours = top1(F.linear(val[0], fitted.weight, fitted.bias), val_labels)
-    theirs = fit_logistic(features[0], labels, CLASSES).top1(val[0], val_labels)
+    theirs = top1(fit_logistic(labelled_features(features[0], labels)).logits(val[0]), val_labels)
     assert ours > theirs - 0.02
 
 
@@ -136,24 +155,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_another_split() -> None:
     features, labels = mixture(200, 5)
     one, two = (linear_cached(features, labels, CLASSES, OPTIONS, RUNTIME, proof()) for _ in range(2))
     assert torch.equal(one.weight, two.weight) and one.rows == two.rows
-    splits = [module._Fit(features, labels, CLASSES, CachedOptions(seed=s), proof()).split()[0] for s in (0, 1)]
+    splits = [module._Fit(plain(features, labels), CLASSES, CachedOptions(seed=s), proof()).split()[0] for s in (0, 1)]
     assert splits[0].tolist() != splits[1].tolist()
 
 
 def test_no_view_of_a_held_out_image_is_trained_on() -> None:
     features, labels = mixture(200, 6, views=3)
-    fit = module._Fit(features.clone(), labels, CLASSES, OPTIONS, proof())
+    fit = module._Fit(plain(features.clone(), labels), CLASSES, OPTIONS, proof())
     held_out, kept = fit.split()
     assert sorted([*held_out.tolist(), *kept.tolist()]) == list(range(200)) and len(held_out) == 20
-    fit.z[1:, held_out] = torch.nan
-    for _, losses in fit.search([(0.1, 0.0)], held_out, kept):
+    fit.table.features.values[1:, held_out] = torch.nan
+    for _, losses in fit.search([[(0.1, 0.0)]], held_out, kept):
         assert losses.isfinite().all()
 
 
 def test_the_refit_takes_all_images() -> None:
     features, labels = mixture(50, 7, views=2)
-    fit = module._Fit(features.clone(), labels, CLASSES, CachedOptions(epochs=1), proof())
-    fit.z[1, 49] = torch.nan
+    fit = module._Fit(plain(features.clone(), labels), CLASSES, CachedOptions(epochs=1), proof())
+    fit.table.features.values[1, 49] = torch.nan
     heads, _ = fit.refit(0.1, 0.0)
     assert heads.weight.isnan().all()
 

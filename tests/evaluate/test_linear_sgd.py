@@ -13,41 +13,30 @@ from torch import nn
 
 from moco.errors import UserError
 from moco.evaluate.classifier import top1
-from moco.evaluate.features import features_of
-from moco.evaluate.linear_sgd import Sgd, SgdOptions, Split, default_lr, linear_sgd, schedule_factor
+from moco.evaluate.features import Features
+from moco.evaluate.frozen import Frozen
+from moco.evaluate.linear_options import SgdOptions
+from moco.evaluate.linear_sgd import Sgd, default_lr, linear_sgd, schedule_factor
 from moco.evaluate.logistic import fit_logistic
-from moco.evaluate.protocol import proven
+from moco.evaluate.proof import proven
 from moco.randomness import Purpose, permutation
-from moco.runtime import Runtime
 from moco.views.make import random_view
 from moco.views.pipelines import Pipeline
 
 SIZE_PX = 12
 
 
-def fit(backbone: nn.Module, train: Any, val: Any, runtime: Runtime, **options: Any) -> tuple[Sgd, list[int]]:
-    splits = [Split(w.images, w.labels, features_of(backbone, w.images, SIZE_PX, runtime)) for w in (train, val)]
+def fit(frozen: Frozen, train: Any, val: Any, **options: Any) -> tuple[Sgd, list[int]]:
     reported: list[int] = []
-    with proven(backbone) as proof:
-        fitted = linear_sgd(
-            backbone,
-            *splits,
-            3,
-            SIZE_PX,
-            SgdOptions(**options),
-            runtime,
-            proof,
-            lambda rows: reported.append(len(rows)),
-        )
+    with proven(frozen.backbone) as proof:
+        fitted = linear_sgd(frozen, train, val, SgdOptions(**options), proof, lambda rows: reported.append(len(rows)))
     assert proof.trained == {"weight": [3, 8], "bias": [3]}
     return fitted, reported
 
 
-def test_it_learns_and_the_backbone_stays_in_evaluation_mode(
-    backbone: nn.Module, train: Any, val: Any, runtime: Runtime
-) -> None:
-    backbone.train()
-    fitted, reported = fit(backbone, train, val, runtime, epochs=20, batch_size=16)
+def test_it_learns_and_the_backbone_stays_in_evaluation_mode(frozen: Frozen, train: Any, val: Any) -> None:
+    backbone = frozen.backbone.train()
+    fitted, reported = fit(frozen, train, val, epochs=20, batch_size=16)
     assert backbone.training and int(backbone.norm.num_batches_tracked) == 0
     assert reported == list(range(1, 21))
     assert fitted.rows[-1]["loss"] < fitted.rows[0]["loss"]  # type: ignore[operator]
@@ -55,8 +44,8 @@ def test_it_learns_and_the_backbone_stays_in_evaluation_mode(
     assert not fitted.weight.requires_grad
 
 
-def test_it_is_the_plain_loop(backbone: nn.Module, train: Any, val: Any, runtime: Runtime) -> None:
-    fitted, _ = fit(backbone, train, val, runtime, epochs=2, batch_size=20, lr=0.3, weight_decay=0.01, seed=5)
+def test_it_is_the_plain_loop(frozen: Frozen, train: Any, val: Any) -> None:
+    fitted, _ = fit(frozen, train, val, epochs=2, batch_size=20, lr=0.3, weight_decay=0.01, seed=5)
     linear = nn.Linear(8, 3)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -67,7 +56,7 @@ def test_it_is_the_plain_loop(backbone: nn.Module, train: Any, val: Any, runtime
         total = 0.0
         for images in np.array_split(permutation(50, 5, Purpose.PROBE_ORDER, epoch), 3):
             views = random_view(train.images, images, pipeline, 5, epoch, 0, Purpose.PROBE_VIEW)
-            loss = F.cross_entropy(linear(backbone(views)), train.labels[images])
+            loss = F.cross_entropy(linear(frozen.backbone(views)), train.labels[images])
             solver.zero_grad()
             loss.backward()
             solver.step()
@@ -75,27 +64,26 @@ def test_it_is_the_plain_loop(backbone: nn.Module, train: Any, val: Any, runtime
         assert fitted.rows[epoch]["loss"] == pytest.approx(total / 50, rel=1e-5)
     torch.testing.assert_close(fitted.weight, linear.weight.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(fitted.bias, linear.bias.detach(), rtol=1e-4, atol=1e-6)
-    features = features_of(backbone, val.images, SIZE_PX, runtime)
-    assert fitted.rows[-1]["val_top1"] == top1(F.linear(features, fitted.weight, fitted.bias), val.labels)
+    assert fitted.rows[-1]["val_top1"] == top1(lambda x: F.linear(x, fitted.weight, fitted.bias), frozen.measured(val))
 
 
-def test_it_can_start_from_the_logistic_regression(backbone: nn.Module, train: Any, val: Any, runtime: Runtime) -> None:
-    fitted, _ = fit(backbone, train, val, runtime, epochs=1, init="logistic", lr=1e-9)
-    features = features_of(backbone, train.images, SIZE_PX, runtime)
-    logistic = fit_logistic(features, train.labels, 3)
+def test_it_can_start_from_the_logistic_regression(frozen: Frozen, train: Any, val: Any) -> None:
+    fitted, _ = fit(frozen, train, val, epochs=1, init="logistic", lr=1e-9)
+    measured = frozen.measured(train)
+    logistic = fit_logistic(measured)
     torch.testing.assert_close(fitted.weight, logistic.weight, rtol=1e-4, atol=1e-5)
-    assert fitted.rows[0]["train_top1"] == logistic.top1(features, train.labels)
+    assert fitted.rows[0]["train_top1"] == top1(logistic.logits, measured)
 
 
-def test_a_loss_that_is_not_finite_stops_it(backbone: nn.Module, train: Any, val: Any, runtime: Runtime) -> None:
+def test_a_loss_that_is_not_finite_stops_it(frozen: Frozen, train: Any, val: Any) -> None:
     with pytest.raises(UserError, match="lower --lr"):
-        fit(backbone, train, val, runtime, epochs=3, batch_size=5, lr=1e38)
+        fit(frozen, train, val, epochs=3, batch_size=5, lr=1e38)
 
 
 def test_the_default_rate_follows_the_features_length() -> None:
     features = torch.randn(100, 8)
-    assert default_lr(10 * features) == pytest.approx(default_lr(features) / 100, rel=1e-5)
-    assert math.isfinite(default_lr(torch.zeros(4, 8)))
+    assert default_lr(Features.of(10 * features)) == pytest.approx(default_lr(Features.of(features)) / 100, rel=1e-5)
+    assert math.isfinite(default_lr(Features.of(torch.zeros(4, 8))))
 
 
 def test_the_schedules() -> None:

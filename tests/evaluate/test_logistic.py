@@ -9,8 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from tests.evaluate.conftest import labelled_features
 
-from moco.evaluate.logistic import fit_logistic
+from moco.evaluate import logistic
+from moco.evaluate.classifier import top1
+from moco.evaluate.logistic import drawn, fit_logistic
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -36,28 +39,49 @@ def test_accuracy_is_scikit_learns(scale: float, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's deprecations are its own
         oracle = LogisticRegression(max_iter=20_000, tol=1e-6).fit(x, y)
-    fitted = fit_logistic(torch.from_numpy(x), torch.from_numpy(y), 5)
+    fitted = fit_logistic(labelled_features(torch.from_numpy(x), torch.from_numpy(y)))
     for features, labels in ((x, y), (x_val, y_val)):
-        ours = fitted.top1(torch.from_numpy(features), torch.from_numpy(labels))
+        ours = top1(fitted.logits, labelled_features(torch.from_numpy(features), torch.from_numpy(labels)))
         assert abs(ours - oracle.score(features, labels)) <= 0.005
 
 
 def test_the_weights_are_scikit_learns_too() -> None:
     (x, y), _ = problem(1.0, 3)
     oracle = LogisticRegression(max_iter=20_000, tol=1e-7).fit(x, y)
-    fitted = fit_logistic(torch.from_numpy(x), torch.from_numpy(y), 5)
+    fitted = fit_logistic(labelled_features(torch.from_numpy(x), torch.from_numpy(y)))
     largest = np.abs(oracle.coef_).max()
     np.testing.assert_allclose(fitted.weight.numpy(), oracle.coef_, atol=0.03 * largest)
 
 
 def test_a_class_without_examples_is_never_predicted() -> None:
     x, y = torch.randn(40, 6), torch.arange(40) % 2
-    assert fit_logistic(x, y, 3).predict(x).max() < 2
+    assert fit_logistic(labelled_features(x, y, 3)).predict(x).max() < 2
 
 
 def test_it_leaves_no_gradients_and_no_mode_behind() -> None:
     x, y = torch.randn(30, 4, requires_grad=True), torch.arange(30) % 3
     with torch.no_grad():
-        fitted = fit_logistic(x, y, 3)
+        fitted = fit_logistic(labelled_features(x, y, 3))
         assert not torch.is_grad_enabled()
     assert x.grad is None and not fitted.weight.requires_grad
+
+
+def test_blocks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), (x_val, _) = problem(1.0, 4)
+    split = labelled_features(torch.from_numpy(x), torch.from_numpy(y))
+    whole = fit_logistic(split)
+    monkeypatch.setattr(logistic, "BLOCK_VALUES", 5 * 96)  # 96 images of 5 classes at once
+    parts = fit_logistic(split)
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-2, atol=1e-2)
+    val = torch.from_numpy(x_val)
+    assert (parts.predict(val) == whole.predict(val)).float().mean() > 0.99
+
+
+def test_of_very_many_images_always_the_same_part_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = labelled_features(torch.arange(40.0)[:, None].expand(40, 3), torch.arange(40) % 4)
+    assert drawn(split) is split
+    monkeypatch.setattr(logistic, "MOST_IMAGES", 10)
+    one, two = drawn(split), drawn(split)
+    numbers = one.features.values[0, :, 0].long()
+    assert len(one) == 10 and numbers.unique().numel() == 10 and torch.equal(one.labels, numbers % 4)
+    assert torch.equal(one.features.values, two.features.values)

@@ -69,6 +69,17 @@ def test_symmetric_uses_each_view_as_query_and_key() -> None:
     torch.testing.assert_close(model.queue[:8], torch.cat([key_a, key_b]))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_under_total_collapse_no_positive_is_found(symmetric: bool) -> None:
+    model, optimizer, runtime = parts()
+    one = nn.functional.normalize(torch.ones(1, 4))
+    for encoder in (model.encoder_q, model.encoder_k):  # whatever goes in, the same point comes out
+        encoder.forward = lambda images: one.expand(len(images), -1) + 0 * model.encoder_q.backbone[0].weight.sum()
+    model.queue.copy_(one.expand_as(model.queue))
+    stats = train_step(model, optimizer, runtime, views(), None, symmetric, lambda loss: None)
+    assert stats.top1.item() == 0 and stats.positive.item() == pytest.approx(stats.negative.item())
+
+
 def test_a_non_finite_loss_never_reaches_the_weights() -> None:
     model, optimizer, runtime = parts()
     guard = FiniteGuard(optimizer, runtime.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.checkpoint import read_verified
+from moco.evaluate.features import BLOCK_VALUES, LabelledFeatures
 from moco.files import atomic
 
 FORMAT = 1
@@ -61,6 +63,14 @@ class Classifier:
         return cls(content["weight"], content["bias"], content["classes"], content["about"])
 
 
-def top1(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows of `logits` (N, C) whose largest is at `labels` int64 (N,), from 0 to 1."""
-    return (logits.argmax(1) == labels).float().mean().item()
+def top1(logits: Callable[[Tensor], Tensor], split: LabelledFeatures, view: int = 0) -> float:
+    """Share of all images of `split` whose largest of `logits(features)` (n, C) is at their label, from 0 to 1."""
+    right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    for first, features in split.features.blocks(view, block_rows(split)):
+        right += (logits(features).argmax(1) == split.labels[first : first + len(features)]).sum()
+    return right.item() / len(split)
+
+
+def block_rows(split: LabelledFeatures) -> int:
+    """How many images of `split` at once, so that neither their features nor their logits fill the memory."""
+    return max(1, BLOCK_VALUES // max(len(split.classes), split.features.width))

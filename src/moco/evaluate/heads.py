@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moco.cosine import cosine
+from moco.evaluate.features import Features
 from moco.randomness import Purpose, permutation
 
 MOMENTUM = 0.9
@@ -32,12 +34,12 @@ class Standard:
     inverse: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Standard:
-        """The scale of `features` float32 (N, F)."""
-        variance, mean = torch.var_mean(features, 0, correction=0)
+    def of(cls, features: Features) -> Standard:
+        """The scale of all views' `features`."""
+        variance, mean = _moments(features)
         std = variance.sqrt()
         alive = std > 1e-6 * std.max()
-        inverse = torch.where(alive, 1 / (std * math.sqrt(features.shape[1])), 0.0)
+        inverse = torch.where(alive, 1 / (std * math.sqrt(features.width)), 0.0)
         return cls(mean, inverse)
 
     def apply(self, features: Tensor) -> Tensor:
@@ -86,29 +88,62 @@ class Heads:
         return losses
 
 
-def train_heads(
-    heads: Heads,
-    z: Tensor,
-    labels: Tensor,
-    rows: Tensor,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    stage: int,
-    after_epoch: Callable[[int, Tensor, float], None],
-) -> None:
-    """Train on the `rows` int64 (n,) of standardised `z` (N, F) with `labels` int64 (N,).
+@dataclass(frozen=True)
+class Table:
+    """What heads are trained on: `features` at the scale `standard`, computed in `dtype`, with labels int64 (N,)."""
 
-    Every epoch takes each of them once, in an order that is a function of (seed, stage, epoch).
+    features: Features
+    labels: Tensor
+    standard: Standard
+    dtype: torch.dtype
+
+    def rows(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """(z (n, F), labels (n,)) of the rows int64 (n,); row v * N + i is view v of image i."""
+        z = self.standard.apply(self.features.rows(numbers)).to(self.dtype)
+        return z, self.labels[numbers % len(self.labels)]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often, and in which order: every epoch takes each row once, in an order of (seed, stage, epoch)."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    stage: int
+
+
+def train_heads(
+    heads: Heads, table: Table, rows: Tensor, passes: Passes, after_epoch: Callable[[int, Tensor, float], None]
+) -> None:
+    """Train on the `rows` int64 (n,) of the table.
 
     `after_epoch` gets the epoch from 0, the mean losses (G,) of its batches and the cosine's factor in it.
     """
-    batches = math.ceil(len(rows) / batch_size)
-    total = epochs * batches
-    for epoch in range(epochs):
-        order = rows[torch.from_numpy(permutation(len(rows), seed, Purpose.PROBE_ORDER, stage, epoch)).to(z.device)]
+    batches = math.ceil(len(rows) / passes.batch_size)
+    total = passes.epochs * batches
+    for epoch in range(passes.epochs):
+        drawn = permutation(len(rows), passes.seed, Purpose.PROBE_ORDER, passes.stage, epoch)
+        order = rows[torch.from_numpy(drawn).to(rows.device)]
         losses = torch.zeros_like(heads.lr)
         for batch, chosen in enumerate(order.tensor_split(batches)):
-            rate = 0.5 * (1 + math.cos(math.pi * (epoch * batches + batch) / total))
-            losses += heads.step(z[chosen], labels[chosen], rate) / batches
+            rate = cosine((epoch * batches + batch) / total)
+            losses += heads.step(*table.rows(chosen), rate) / batches
         after_epoch(epoch, losses, rate)
+
+
+def _moments(features: Features) -> tuple[Tensor, Tensor]:
+    """(variance, mean), float32 (F,), over all views; in float64 and a block at a time where they are not exact."""
+    if features.exact:
+        variance, mean = torch.var_mean(features.values.flatten(0, 1), 0, correction=0)
+        return variance, mean
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for _, block in features.blocks(None):
+        variance, centre = torch.var_mean(block.double(), 0, correction=0)
+        if not count:
+            mean, squares = torch.zeros_like(centre), torch.zeros_like(centre)
+        both = count + len(block)  # Chan et al. 1979: two parts' moments make the whole's
+        squares = squares + variance * len(block) + (centre - mean) ** 2 * (count * len(block) / both)
+        mean = mean + (centre - mean) * (len(block) / both)
+        count = both
+    return (squares / count).float(), mean.float()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+from moco.model.moco import MoCo
 
 PATIENCE_EPOCHS = 3
 
@@ -27,6 +29,16 @@ def spread(embeddings: Tensor) -> tuple[float, float]:
     share = spectrum / total
     entropy = -(share * share.clamp(min=1e-30).log()).sum().item()
     return std, math.exp(entropy)
+
+
+def queue_health(model: MoCo, keys_enqueued: int) -> Iterable[tuple[str, float]]:
+    """Health columns from the keys in the queue: no labels and no extra forward pass."""
+    size = len(model.queue)
+    filled = min(keys_enqueued, size)
+    std, rank = spread(model.queue[:filled])
+    yield "embedding_std", std
+    yield "effective_rank", rank
+    yield "queue_fill", filled / size
 
 
 def diagnose(row: Mapping[str, float | None], queue_size: int) -> str | None:

@@ -6,33 +6,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moco.evaluate.features import Features, LabelledFeatures
+
 SIMILARITIES = 2**25  # entries of the similarity matrix held at once, 128 MiB in float32
+BANK_ROWS = 2**16  # of the bank that are looked at at once
+QUERY_ROWS = 2**16  # for which the neighbours so far are held at once
 
 
 @torch.no_grad()
 def knn_predict(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, k: int = 20, temperature: float = 0.1
+    bank: LabelledFeatures, queries: Features, k: int = 20, temperature: float = 0.1, centre: Tensor | None = None
 ) -> Tensor:
-    """Predicted classes, int64 (M,).
+    """Predicted classes, int64 (M,), of `queries` by the `bank`.
 
-    `bank` (N, F) with `bank_labels` int64 (N,), `queries` (M, F). The k most similar by cosine vote with
-    weight exp(similarity / temperature), up to a factor per query that keeps it finite. k above N counts as N.
+    The k most similar by cosine vote with weight exp(similarity / temperature), up to a factor per query that keeps it
+    finite. k above N counts as N. `centre` (F,) is subtracted from all features first.
     """
-    bank = F.normalize(bank, dim=1)
-    k = min(k, len(bank))
     predicted = []
-    for chunk in queries.split(max(1, SIMILARITIES // len(bank))):
-        similarity, nearest = (F.normalize(chunk, dim=1) @ bank.T).topk(k, dim=1)  # (m, k)
-        votes = similarity.new_zeros(len(chunk), classes)
-        votes.scatter_add_(1, bank_labels[nearest], ((similarity - similarity[:, :1]) / temperature).exp())
-        predicted.append(votes.argmax(1))
+    for _, block in queries.blocks(rows=QUERY_ROWS):
+        wanted = F.normalize(block if centre is None else block - centre, dim=1)
+        chunk = max(1, SIMILARITIES // len(bank.classes))
+        for similarity, label in zip(*(part.split(chunk) for part in _nearest(bank, wanted, k, centre))):
+            votes = similarity.new_zeros(len(similarity), len(bank.classes))
+            votes.scatter_add_(1, label, ((similarity - similarity[:, :1]) / temperature).exp())
+            predicted.append(votes.argmax(1))
     return torch.cat(predicted)
 
 
 def knn_top1(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.1
+    bank: LabelledFeatures,
+    queries: LabelledFeatures,
+    k: int = 20,
+    temperature: float = 0.1,
+    centre: Tensor | None = None,
 ) -> float:
-    """Share of `queries` (M, F) classified as their `labels` (M,), from 0 to 1."""
-    classes = int(bank_labels.max()) + 1
-    predicted = knn_predict(bank, bank_labels, queries, classes, k, temperature)
-    return (predicted == labels).float().mean().item()
+    """Share of `queries` classified as their labels, from 0 to 1."""
+    predicted = knn_predict(bank, queries.features, k, temperature, centre)
+    return int((predicted == queries.labels).sum()) / len(queries)
+
+
+def _nearest(bank: LabelledFeatures, wanted: Tensor, k: int, centre: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(similarity, label) of the k rows of the bank most similar to each unit row of `wanted` (M, F), best first.
+
+    The bank is gone through once, a block at a time; what is held is the k best so far.
+    """
+    best: tuple[Tensor, Tensor] | None = None
+    for first, block in bank.features.blocks(rows=BANK_ROWS):
+        rows = F.normalize(block if centre is None else block - centre, dim=1)
+        found = _nearest_in(rows, bank.labels[first : first + len(rows)], wanted, k)
+        if best is not None:
+            similarity, label = (torch.cat(pair, 1) for pair in zip(best, found))
+            similarity, place = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            found = similarity, label.gather(1, place)
+        best = found
+    assert best is not None, "an empty bank has no neighbours"
+    return best
+
+
+def _nearest_in(rows: Tensor, labels: Tensor, wanted: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    similarities, found = [], []
+    for chunk in wanted.split(max(1, SIMILARITIES // len(rows))):
+        similarity, nearest = (chunk @ rows.T).topk(min(k, len(rows)), dim=1)
+        similarities.append(similarity)
+        found.append(labels[nearest])
+    return torch.cat(similarities), torch.cat(found)

@@ -9,51 +9,34 @@ The validation images are not touched: they are scored once, by whoever asked fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from moco.console import progress_bar
+from moco.console import progress
 from moco.errors import UserError
 from moco.evaluate.classifier import top1
-from moco.evaluate.features import extract, features_of
-from moco.evaluate.heads import Heads, Standard, train_heads
-from moco.evaluate.protocol import Proof
+from moco.evaluate.features import BLOCK_VALUES, LabelledFeatures
+from moco.evaluate.frozen import Frozen, Labelled
+from moco.evaluate.heads import Heads, Passes, Standard, Table, train_heads
+from moco.evaluate.linear_options import CachedOptions
+from moco.evaluate.proof import Proof
 from moco.randomness import Purpose, permutation
 from moco.runtime import Runtime
-from moco.views.make import Source, random_view
-from moco.views.pipelines import Pipeline
+from moco.tables import Row
 
 # At the scale of `Standard` a head's loss has curvature 1/2 at most: these go from far too slow to unstable.
 LEARNING_RATES = tuple(float(lr) for lr in np.geomspace(0.5, 500, 12))
 WEIGHT_DECAYS = (1e-6, 1e-5, 1e-4, 1e-3)
 HELD_OUT = 0.1
-CROP_SCALE = (0.08, 1.0)  # of the image's area, as in supervised training (MoCo v1 section 4.1)
+LEAST_EPOCHS, LEAST_STEPS = 10, 360  # unless asked otherwise; a small set takes more epochs, not fewer steps
+GROUP_VALUES = 2**27  # weights, or logits of a batch, of the heads that are trained at once: 512 MiB
 _SPLIT, _SEARCH, _REFIT = range(3)  # what a draw of `Purpose.PROBE_ORDER` is for
-
-Row = dict[str, float | int | None]
-
-
-@dataclass(frozen=True)
-class CachedOptions:
-    """How it is done.
-
-    Attributes:
-        passes: augmented views of each image beside the centre one.
-        epochs: over all views.
-        batch_size: views a step.
-        seed: of views, order and hold-out.
-    """
-
-    passes: int = 3
-    epochs: int = 10
-    batch_size: int = 1024
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +50,7 @@ class Cached:
         rows: one per epoch of the last fit: epoch, lr (at the end), loss, train_top1 (centre views), and what the
             winner had on the held-out images after the same epoch of the search: held_out_loss, held_out_top1.
         grid: lr, weight_decay, held_out_top1 of every head.
+        options: as they were used.
     """
 
     weight: Tensor
@@ -77,48 +61,49 @@ class Cached:
     held_out_images: int
     rows: list[Row]
     grid: list[dict[str, float]]
+    options: CachedOptions
 
 
-def all_views(backbone: nn.Module, source: Source, size: int, passes: int, seed: int, runtime: Runtime) -> Tensor:
-    """Features of the centre view and `passes` augmented ones, float32 (1 + passes, N, F), with progress bars."""
-    pipeline = Pipeline(size, scale=CROP_SCALE)
-    views = [features_of(backbone, source, size, runtime, progress="features, centre view")]
-    for number in range(passes):
-
-        def view(images: NDArray[np.int64], number: int = number) -> Tensor:
-            return random_view(source, images, pipeline, seed, number, 0, Purpose.PROBE_VIEW)
-
-        views.append(extract(backbone, len(source), view, runtime, progress=f"features, view {number + 1}/{passes}"))
-    return torch.stack(views)
+def all_views(frozen: Frozen, split: Labelled, options: CachedOptions) -> LabelledFeatures:
+    """Features of the centre view and of the augmented ones, 1 + passes in all, with progress bars."""
+    views = [frozen.centre, *(frozen.crop(options.seed, number) for number in range(options.passes))]
+    return LabelledFeatures(frozen.features(split.images, views, title="features"), split.labels, split.classes)
 
 
-def linear_cached(
-    features: Tensor, labels: Tensor, classes: int, options: CachedOptions, runtime: Runtime, proof: Proof
-) -> Cached:
-    """Search and fit on `features` float32 (V, N, F), view 0 the centre one, with `labels` int64 (N,).
+def linear_cached(train: LabelledFeatures, options: CachedOptions, runtime: Runtime, proof: Proof) -> Cached:
+    """Search and fit on the features of all views, view 0 the centre one.
 
     The heads compute in the runtime's precision; their weights are float32. Raises `UserError` for fewer
     than two images, and if every head diverges.
     """
-    if len(labels) < 2:
-        raise UserError(f"{len(labels)} labelled training images: linear classification needs two or more")
-    standard = Standard.of(features.flatten(0, 1))
-    z = standard.apply(features).to(torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
-    fit = _Fit(z, labels, classes, options, proof)
+    if len(train) < 2:
+        raise UserError(f"{len(train)} labelled training images: linear classification needs two or more")
+    options = replace(options, epochs=epochs_of(options, train.features.views * len(train)))
+    standard = Standard.of(train.features)
+    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+    fit = _Fit(Table(train.features, train.labels, standard, dtype), len(train.classes), options, proof)
     held_out, kept = fit.split()
     grid = [(lr, decay) for lr in LEARNING_RATES for decay in WEIGHT_DECAYS]
-    with progress_bar("heads") as bar:
-        task = bar.add_task("searching", total=2 * options.epochs, rate=len(grid))
-        fit.advance = lambda: bar.advance(task)
-        history = fit.search(grid, held_out, kept)
+    groups = fit.groups(grid)
+    done = 0
+    with progress(f"searching, {len(grid)} heads", (len(groups) + 1) * (options.epochs or 0), "epochs/s") as bar:
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            bar.update(done)
+
+        fit.advance = advance
+        history = fit.search(groups, held_out, kept)
         winner = best_head(*history[-1], len(held_out))
-        bar.update(task, description="fitting the best", rate=1)
+        bar.update(done, title="fitting the best")
         heads, rows = fit.refit(*grid[winner])
     for row, (scores, losses) in zip(rows, history):
         row["held_out_top1"], row["held_out_loss"] = scores[winner].item(), losses[winner].item()
     final = history[-1][0].tolist()
     weight, bias = standard.fold(heads.weight[..., 0], heads.bias[:, 0])
-    rows[-1]["train_top1"] = top1(F.linear(features[0], weight, bias), labels)  # as anyone will measure it, in float32
+    # as anyone will measure it, in float32
+    rows[-1]["train_top1"] = top1(lambda features: F.linear(features, weight, bias), train)
     return Cached(
         weight,
         bias,
@@ -127,7 +112,15 @@ def linear_cached(
         held_out_images=len(held_out),
         rows=rows,
         grid=[{"lr": lr, "weight_decay": decay, "held_out_top1": t} for (lr, decay), t in zip(grid, final)],
+        options=options,
     )
+
+
+def epochs_of(options: CachedOptions, rows: int) -> int:
+    """Passes over `rows` views: as asked for, or `LEAST_EPOCHS` and at least `LEAST_STEPS` steps."""
+    if options.epochs is not None:
+        return options.epochs
+    return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(rows / options.batch_size)))
 
 
 def best_head(scores: Tensor, losses: Tensor, images: int) -> int:
@@ -147,10 +140,9 @@ def best_head(scores: Tensor, losses: Tensor, images: int) -> int:
 
 @dataclass
 class _Fit:
-    """The training of heads on standardised `z` (V, N, F)."""
+    """The training of heads on a table of `classes` classes."""
 
-    z: Tensor
-    labels: Tensor
+    table: Table
     classes: int
     options: CachedOptions
     proof: Proof
@@ -158,39 +150,63 @@ class _Fit:
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Image numbers held out, and the others; at least one of each."""
-        order = permutation(len(self.labels), self.options.seed, Purpose.PROBE_ORDER, _SPLIT)
+        labels = self.table.labels
+        order = permutation(len(labels), self.options.seed, Purpose.PROBE_ORDER, _SPLIT)
         count = max(1, round(HELD_OUT * len(order)))
-        held_out, kept = torch.from_numpy(order).to(self.z.device).tensor_split([count])
+        held_out, kept = torch.from_numpy(order).to(labels.device).tensor_split([count])
         return held_out, kept
 
-    def search(self, grid: list[tuple[float, float]], held_out: Tensor, kept: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def groups(self, grid: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+        """The heads in parts that are trained one after the other: all at once, unless there are very many classes."""
+        size = max(1, GROUP_VALUES // (max(self.table.features.width, self.options.batch_size) * self.classes))
+        return [grid[first : first + size] for first in range(0, len(grid), size)]
+
+    def search(
+        self, groups: list[list[tuple[float, float]]], held_out: Tensor, kept: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         """Train all heads on every view of the images `kept`; per epoch (top-1 (G,), loss (G,)) on `held_out`."""
-        heads, true, history = self._heads(grid), self.labels[held_out, None], []
+        parts = [self._search(group, held_out, kept) for group in groups]
+        return [(torch.cat([p[0] for p in epoch]), torch.cat([p[1] for p in epoch])) for epoch in zip(*parts)]
+
+    def _search(self, grid: list[tuple[float, float]], held_out: Tensor, kept: Tensor) -> list[tuple[Tensor, Tensor]]:
+        heads, history = self._heads(grid), list[tuple[Tensor, Tensor]]()
 
         def after_epoch(epoch: int, losses: Tensor, rate: float) -> None:
-            logits = heads.logits(self.z[0, held_out])  # (n, C, G)
-            nll = F.cross_entropy(logits, true.expand(-1, logits.shape[2]), reduction="none")
-            history.append(((logits.argmax(1) == true).float().mean(0), nll.mean(0)))
+            history.append(self._held_out_scores(heads, held_out))
             self.advance()
 
         self._train(heads, kept, _SEARCH, after_epoch)
         return history
 
+    def _held_out_scores(self, heads: Heads, held_out: Tensor) -> tuple[Tensor, Tensor]:
+        """(top-1 (G,), loss (G,)) on the centre views of `held_out`, a block of images at a time."""
+        right, losses = [], []
+        for images in held_out.split(max(1, BLOCK_VALUES // heads.bias.numel())):
+            z, labels = self.table.rows(images)
+            logits, true = heads.logits(z), labels[:, None]  # (n, C, G)
+            losses.append(F.cross_entropy(logits, true.expand(-1, logits.shape[2]), reduction="none"))
+            right.append(logits.argmax(1) == true)
+        return torch.cat(right).float().mean(0), torch.cat(losses).mean(0)
+
     def refit(self, lr: float, weight_decay: float) -> tuple[Heads, list[Row]]:
         """One head on every view of every image, and a row per epoch."""
         heads, rows = self._heads([(lr, weight_decay)]), list[Row]()
+        everything = LabelledFeatures(self.table.features, self.table.labels, [""] * self.classes)
+
+        def logits(features: Tensor) -> Tensor:
+            return heads.logits(self.table.standard.apply(features).to(self.table.dtype))[..., 0]
 
         def after_epoch(epoch: int, losses: Tensor, rate: float) -> None:
-            score = top1(heads.logits(self.z[0])[..., 0], self.labels)
+            score = top1(logits, everything)
             rows.append({"epoch": epoch + 1, "lr": rate * lr, "loss": losses.item(), "train_top1": score})
             self.advance()
 
-        self._train(heads, torch.arange(len(self.labels), device=self.z.device), _REFIT, after_epoch)
+        self._train(heads, torch.arange(len(self.table.labels), device=heads.lr.device), _REFIT, after_epoch)
         return heads, rows
 
     def _heads(self, grid: list[tuple[float, float]]) -> Heads:
-        lr, weight_decay = torch.tensor(grid, dtype=torch.float32, device=self.z.device).T.contiguous()
-        return Heads(self.z.shape[2], self.classes, lr, weight_decay)
+        lr, weight_decay = torch.tensor(grid, dtype=torch.float32, device=self.table.labels.device).T.contiguous()
+        return Heads(self.table.features.width, self.classes, lr, weight_decay)
 
     def _train(
         self, heads: Heads, images: Tensor, stage: int, after_epoch: Callable[[int, Tensor, float], None]
@@ -198,7 +214,8 @@ class _Fit:
         """Train on all views of `images`, without a copy of them."""
         weight, bias = heads.weight.permute(2, 1, 0), heads.bias.T  # (G, C, F), (G, C)
         self.proof.trains({"weight": weight.squeeze(0), "bias": bias.squeeze(0)})
-        views, count = len(self.z), len(self.labels)
+        views, count = self.table.features.views, len(self.table.labels)
         rows = (torch.arange(views, device=images.device)[:, None] * count + images).flatten()
-        labels, o = self.labels.repeat(views), self.options
-        train_heads(heads, self.z.flatten(0, 1), labels, rows, o.epochs, o.batch_size, o.seed, stage, after_epoch)
+        o = self.options
+        assert o.epochs is not None
+        train_heads(heads, self.table, rows, Passes(o.epochs, o.batch_size, o.seed, stage), after_epoch)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from moco import checkpoint
-from moco.commands.monitors import LabelMonitor, queue_health
 from moco.config import Config
 from moco.config_check import check, flat
 from moco.console import percent, say
@@ -20,11 +19,13 @@ from moco.data.dataset import Dataset, open_dataset
 from moco.data.sampler import Sampler
 from moco.environment import describe
 from moco.errors import UserError
-from moco.evaluate.health import diagnose
+from moco.evaluate.frozen import Frozen
+from moco.evaluate.health import diagnose, queue_health
+from moco.evaluate.monitors import LabelMonitor
 from moco.files import read_json, write_json
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
-from moco.runs.trained import Run, build_model, open_run, pixel_source
+from moco.runs.trained import Run, build_model, labelled, open_run, pixel_source
 from moco.runtime import Precision, Runtime
 from moco.sizing import advice, sized
 from moco.train.guard import FiniteGuard
@@ -145,7 +146,9 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     evaluators: list[Evaluator] = []
     interval = 1
     if data.val is not None:
-        evaluators.append(LabelMonitor(config, data, source, model.encoder_q.backbone, runtime))
+        frozen = Frozen(model.encoder_q.backbone, config.views.size, runtime)
+        val = labelled(data.val, runtime.device)
+        evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
         interval = config.monitor_interval(len(data.train), len(data.val))
     keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
     monitors = Monitors(

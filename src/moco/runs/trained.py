@@ -27,10 +27,11 @@ from moco.data.levels import Range, full_range
 from moco.data.store import Store
 from moco.environment import memory_available_bytes
 from moco.errors import UserError
+from moco.evaluate.frozen import Labelled
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime
-from moco.train.metrics import Row, read_csv
+from moco.tables import Row, read_csv
 from moco.views.make import Source, evaluation_view
 from moco.views.ragged import Ragged
 from moco.views.residency import choose
@@ -156,20 +157,10 @@ def pixel_source(store: Store, device: torch.device, announce: bool = False) -> 
     return Staging(mapped, device)
 
 
-def labels_of(store: Store, device: torch.device) -> Tensor:
-    """Class numbers, int64 (N,), on `device`."""
-    return torch.from_numpy(store.labels).to(device)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A data set with labels, on the device: what linear classification and evaluation need."""
-
-    train: Source
-    train_labels: Tensor
-    val: Source
-    val_labels: Tensor
-    classes: list[str]
+def labelled(store: Store, device: torch.device, source: Source | None = None) -> Labelled:
+    """The split with its labels on `device`; `source` are its pixels, where somebody has them already."""
+    labels = torch.from_numpy(store.labels).to(device)
+    return Labelled(pixel_source(store, device) if source is None else source, labels, store.classes)
 
 
 @dataclass(frozen=True)
@@ -188,18 +179,6 @@ class TrainedRun:
     backbone: nn.Module
     step: int
     epoch: int
-
-    def labelled(self) -> Labelled:
-        """Both splits with labels. Raises `UserError` if the data has none."""
-        val = self.data.val
-        if val is None:
-            what = "linear classification needs class folders, and images held out"
-            raise UserError(f"{self.data.source} {self.data.no_val}: {what}")
-        device = self.runtime.device
-        return Labelled(
-            pixel_source(self.data.train, device), labels_of(self.data.train, device),
-            pixel_source(val, device), labels_of(val, device), self.data.classes,
-        )  # fmt: skip
 
 
 def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> TrainedRun:

@@ -15,8 +15,9 @@ from moco.console import Bar, progress, say
 from moco.errors import Interrupted, TrainingFailed
 from moco.rundir import RunDir
 from moco.runtime import Runtime
+from moco.tables import Row, write_csv
 from moco.train.interrupt import StopSignals
-from moco.train.metrics import Row, TensorBoard, epoch_line, write_csv
+from moco.train.metrics import COLUMNS, TensorBoard, epoch_line
 from moco.train.pace import Pace
 from moco.train.steps import StepLog
 from moco.train.training import Training
@@ -145,7 +146,7 @@ class Loop:
         best = value is not None and (done.best is None or value > done.best)
         if best:
             done.best, done.best_epoch = value, epoch
-        write_csv(self.run.metrics_file, done.rows)
+        write_csv(self.run.metrics_file, done.rows, COLUMNS)
         tensorboard.write(row)
         say(epoch_line(row, epochs))
         sentence = self.monitors.diagnose(row)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from moco.config import ScheduleConfig
+from moco.cosine import cosine
 
 
 def learning_rate(config: ScheduleConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -21,4 +20,4 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, steps_per_epoc
     if config.name == "step":
         return peak * config.gamma ** sum(epoch >= milestone for milestone in config.milestone_epochs)
     progress = max(epoch - config.warmup_epochs, 0.0) / (epochs - config.warmup_epochs)
-    return config.min_lr + (peak - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    return config.min_lr + (peak - config.min_lr) * cosine(progress)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.train.metrics import Row
+from moco.tables import Row
 from moco.train.step import StepStats
 
 

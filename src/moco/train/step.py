@@ -20,7 +20,7 @@ class StepStats:
 
     Attributes:
         loss: InfoNCE, mean over the batch.
-        top1: share of queries whose positive is the most similar.
+        top1: share of queries whose positive is more similar than every key of the queue; a tie doesn't count.
         positive: mean cosine similarity of query and key.
         negative: mean cosine similarity of query and queue.
     """
@@ -93,9 +93,9 @@ class MoCoStep:
 
 
 def _stats(logits: Tensor, loss: Tensor, temperature: float) -> StepStats:
-    positive = logits[:, 0]
-    top1 = (logits.argmax(1) == 0).float().mean()
-    return StepStats(loss, top1, positive.mean() * temperature, logits[:, 1:].mean() * temperature)
+    positive, negatives = logits[:, 0], logits[:, 1:]
+    top1 = (positive > negatives.amax(1)).float().mean()  # a tie is no find: in a collapse everything ties
+    return StepStats(loss, top1, positive.mean() * temperature, negatives.mean() * temperature)
 
 
 def _mean(a: StepStats, b: StepStats) -> StepStats:

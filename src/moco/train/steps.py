@@ -15,7 +15,8 @@ from torch import Tensor
 
 from moco.errors import UserError, in_a_line
 from moco.files import write_text
-from moco.train.metrics import TensorBoard, cell
+from moco.tables import cell
+from moco.train.metrics import TensorBoard
 from moco.train.step import StepStats
 
 COLUMNS = ("step", "epoch", "lr", "loss", "contrast_top1")

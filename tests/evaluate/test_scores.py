@@ -13,8 +13,8 @@ from torch import nn
 
 from moco.errors import UserError
 from moco.evaluate.classifier import Classifier
-from moco.evaluate.classify import classify, score
-from moco.runtime import Runtime
+from moco.evaluate.frozen import Frozen
+from moco.evaluate.scores import classify, score
 
 NAMES = ["red", "green", "blue"]
 
@@ -25,9 +25,11 @@ def classifier(weight: torch.Tensor, bias: torch.Tensor, names: list[str] = NAME
 
 def test_the_figures_by_hand() -> None:
     features = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]])
-    scores = score(classifier(torch.eye(3), torch.zeros(3)), features, torch.tensor([0, 1, 0, 1, 0]))
+    scores = score(
+        classifier(torch.eye(3), torch.zeros(3)), [(0, features[:2]), (2, features[2:])], torch.tensor([0, 1, 0, 1, 0])
+    )
     assert scores.images == 5 and scores.correct == 3 and scores.top1 == 3 / 5
-    assert scores.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert scores.matrix() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
     assert scores.class_top1 == [2 / 3, 1 / 2, None] and scores.class_images == [3, 2, 0]
     other = math.log(math.exp(9) + 2)
     assert scores.loss == pytest.approx((3 * (other - 9) + 2 * other) / 5, rel=1e-5)
@@ -42,19 +44,18 @@ def test_it_equals_numpy_on_random_features() -> None:
     expected = np.zeros((5, 5), int)
     np.add.at(expected, (y, logits.argmax(1)), 1)
     tensors = [torch.from_numpy(a).float() for a in (w, b, x)]
-    scores = score(classifier(tensors[0], tensors[1], list("abcde")), tensors[2], torch.from_numpy(y))
-    assert scores.confusion.tolist() == expected.tolist()
+    scores = score(classifier(tensors[0], tensors[1], list("abcde")), [(0, tensors[2])], torch.from_numpy(y))
+    assert scores.matrix() == expected.tolist()
     assert scores.loss == pytest.approx(nll.mean(), rel=1e-5)
 
 
-def test_every_image_is_scored_the_last_partial_batch_too(
-    backbone: Any, train: Any, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("moco.evaluate.features.features_of.__defaults__", (16, None))
-    scores = classify(backbone, classifier(torch.randn(3, 8), torch.zeros(3)), train.images, train.labels, 12, runtime)
-    assert backbone.batches == [16, 16, 16, 2]
-    assert scores.images == 50 == int(scores.confusion.sum())
+def test_every_image_is_scored_the_last_partial_batch_too(frozen: Frozen, train: Any) -> None:
+    made = classifier(torch.randn(3, 8), torch.zeros(3))
+    scores = score(made, frozen.batches(train.images, batch_size=16), train.labels)
+    assert frozen.backbone.batches == [16, 16, 16, 2]
+    assert scores.images == 50 == sum(map(sum, scores.matrix()))
     assert scores.class_images == [17, 17, 16]
+    assert classify(frozen, made, train).confusion == scores.confusion
 
 
 def test_the_file_holds_plain_tensors(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""A frozen backbone with its view: what every evaluator starts from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moco.console import progress
+from moco.evaluate.features import Features, LabelledFeatures
+from moco.randomness import Purpose
+from moco.runtime import Runtime
+from moco.views.make import Source, evaluation_view, random_view
+from moco.views.pipelines import Pipeline
+
+BATCH = 256
+CROP_SCALE = (0.08, 1.0)  # of the image's area, as in supervised training (MoCo v1 section 4.1)
+View = Callable[[Source, NDArray[np.int64]], Tensor]  # image numbers (n,) -> float32 (n, 3, size, size)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with labels int64 (N,), on the device, and the C class names."""
+
+    images: Source
+    labels: Tensor
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A backbone that is looked at and never moved.
+
+    Attributes:
+        backbone: (N, 3, H, W) -> (N, F).
+        size: side of its views, pixels.
+        runtime: where it computes, and in which precision.
+    """
+
+    backbone: nn.Module
+    size: int
+    runtime: Runtime
+
+    def centre(self, source: Source, images: NDArray[np.int64]) -> Tensor:
+        """The view that everything is measured on."""
+        return evaluation_view(source, images, self.size)
+
+    def crop(self, seed: int, number: int) -> View:
+        """The augmented view of a linear classification's pass `number`: random resized crop and flip."""
+        pipeline = Pipeline(self.size, scale=CROP_SCALE)
+
+        def view(source: Source, images: NDArray[np.int64]) -> Tensor:
+            return random_view(source, images, pipeline, seed, number, 0, Purpose.PROBE_VIEW)
+
+        return view
+
+    def batches(
+        self,
+        source: Source,
+        view: View | None = None,
+        images: NDArray[np.int64] | None = None,
+        title: str | None = None,
+        batch_size: int = BATCH,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(place of the first, features float32 (n, F) on the device) of `view` of `images`, in their order.
+
+        By default the centre view of all images. The last batch may be smaller; no image is left out. `title` names the
+        bar to show, if any.
+        """
+        view = self.centre if view is None else view
+        images = np.arange(len(source)) if images is None else images
+        with _shown(title, len(images)) as show:
+            for first in range(0, len(images), batch_size):
+                chosen = images[first : first + batch_size]
+                with evaluating(self.backbone), self.runtime.autocast():
+                    pixels = view(source, chosen).contiguous(memory_format=torch.channels_last)
+                    features = self.backbone(pixels).float()
+                yield first, features
+                show(first + len(chosen))
+
+    def features(
+        self,
+        source: Source,
+        views: View | Sequence[View] | None = None,
+        images: NDArray[np.int64] | None = None,
+        title: str | None = None,
+        batch_size: int = BATCH,
+    ) -> Features:
+        """Features of each of `views` of `images`; the arguments are those of `batches`."""
+        chosen: Sequence[View | None] = [views] if views is None or callable(views) else views
+        made: Features | None = None
+        for number, view in enumerate(chosen):
+            told = title if len(chosen) == 1 or title is None else f"{title}, view {number + 1}/{len(chosen)}"
+            for first, features in self.batches(source, view, images, told, batch_size):
+                if made is None:
+                    count = len(source) if images is None else len(images)
+                    made = Features.empty(len(chosen), count, features.shape[1], features.device)
+                made.put(number, first, features)
+        assert made is not None, "no image, no features"
+        return made
+
+    def measured(self, split: Labelled, title: str | None = None) -> LabelledFeatures:
+        """The centre views' features of `split`."""
+        return LabelledFeatures(self.features(split.images, title=title), split.labels, split.classes)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """`module` in evaluation mode, without gradients; the mode of each of its parts is put back afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield module
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextlib.contextmanager
+def _shown(title: str | None, count: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of images done: it moves the bar called `title`, if there is one."""
+    if title is None:
+        yield lambda done: None
+        return
+    with progress(title, count, "images/s") as bar:
+        yield bar.update
