@@ -45,7 +45,9 @@ def labels_of(store: Store, device: torch.device) -> Tensor:
 def build_model(config: Config) -> MoCo:
     """The model that a configuration names, freshly initialised by torch's generator."""
     m = config.model
-    return MoCo(m.backbone, m.dim, m.queue_size, m.momentum, m.temperature, m.mlp, m.bn_splits, m.small_stem)
+    return MoCo(
+        m.backbone, m.dim, m.queue_size, m.momentum, m.temperature, m.mlp, m.bn_splits, m.small_stem, config.views.size
+    )
 
 
 @dataclass(frozen=True)
