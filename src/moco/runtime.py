@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -14,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from moco.config import RuntimeConfig
+from moco.console import say
 from moco.environment import cpu_info
 from moco.errors import UserError
 
@@ -60,8 +63,16 @@ class Runtime:
         return self._fabric.autocast()
 
     def compile(self, *modules: torch.nn.Module) -> None:
-        """torch.compile `modules` in place, as configured; their state dicts stay as they are."""
-        if self._compile != "off":
+        """torch.compile `modules` in place, as configured; their state dicts stay as they are.
+
+        Where nothing can be compiled they stay as they are, and a line says so.
+        """
+        if self._compile == "off":
+            return
+        if complaint := why_not_compiled(self.device):
+            say(f"runtime.compile is {self._compile}, but the encoders stay uncompiled: {complaint}")
+            self._compile = "off"
+        else:
             for module in modules:
                 module.compile(mode=self._compile)
 
@@ -94,6 +105,27 @@ def bf16_gain() -> float:
             times.append(time.perf_counter() - started)
         seconds[dtype] = min(times)
     return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+@cache
+def why_not_compiled(device: torch.device) -> str:
+    """Why torch.compile can't be used on `device`, in one phrase; empty where it can.
+
+    torch.compile fails at the first call, in the middle of a run: a function is compiled and called here, one that no
+    cache on disk can hold. The answer decides rounding, so a run keeps it with its results.
+    """
+    unseen = 1 + int.from_bytes(os.urandom(6), "big") / 2**48
+
+    def trial(x: torch.Tensor) -> torch.Tensor:
+        return (x * unseen).sin() + 1
+
+    try:
+        torch.compile(trial, dynamic=False)(torch.ones(16, device=device))
+    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
+        torch._dynamo.reset()
+        found = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return f"torch.compile fails here ({found[:160]})"
+    return ""
 
 
 def keep_freed_memory() -> bool:
@@ -132,7 +164,7 @@ def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | No
     if asked != "auto":
         return asked, "as asked"
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
             return "bf16", "the GPU has bf16 units"
         return "float32", "the GPU has no bf16 units"
     have = set(cpu_info()[1] if flags is None else flags)
