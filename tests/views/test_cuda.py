@@ -166,7 +166,12 @@ def test_without_a_gpu_too_nothing_waits_for_the_device(name: str) -> None:
 
 def test_images_begin_at_whole_pixels() -> None:
     with pytest.raises(AssertionError, match="whole RGB pixels"):
-        Ragged(torch.zeros(24, dtype=torch.uint8), np.array([0, 13]), np.array([2, 1], np.int32), np.array([2, 1], np.int32))
+        Ragged(
+            torch.zeros(24, dtype=torch.uint8),
+            np.array([0, 13]),
+            np.array([2, 1], np.int32),
+            np.array([2, 1], np.int32),
+        )
 
 
 def test_without_a_compiler_the_colours_are_the_same_and_a_line_says_so(
