@@ -7,14 +7,14 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from tests.model.backbone_table import PAGE, Row, answer, families, written
 from torch import Tensor, nn
 
 from moco import MoCo
 from moco.errors import UserError
 from moco.model.backbone import build_backbone, check_backbone, feature_dim
-from tests.model.backbone_table import PAGE, Row, answer, families, written
 
-# sha256 (first 16 digits) of `MoCo(name, 16, 32, mlp=True)` after manual_seed(7), torch 2.14.1, before sizes were asked for
+# sha256, 16 digits, of `MoCo(name, 16, 32, mlp=True)` after manual_seed(7) in torch 2.14, before sizes were asked for.
 FIRST_WEIGHTS = {
     "resnet18": "b406aa1b27134f4e",
     "resnext50_32x4d": "29eb1a2e57497b0a",

@@ -144,6 +144,8 @@ def _without_classifier(network: nn.Module, name: str) -> nn.Module:
 def _before_classes(classifier: nn.Module, name: str) -> nn.Module:
     if name.startswith("squeezenet"):  # classifies each place, then pools
         return nn.AdaptiveAvgPool2d(1)
+    if not isinstance(classifier, nn.Sequential):
+        return nn.Identity()
     if name.startswith(("vgg", "alexnet")):  # its features are the layer before the classes, not 25,088 places
         return classifier[:-1]
     if name.startswith(("convnext", "maxvit")):
