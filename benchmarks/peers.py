@@ -28,14 +28,14 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from PIL import ImageFilter
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
 from moco.bench.measure import Subject, interleaved
-from moco.commands.training import prepare
 from moco.config import Config, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
 from moco.environment import describe
+from moco.runs.pretrain import prepare
 
 SETTINGS = {"small": ("resnet18", 64, 128), "large": ("resnext50_32x4d", 224, 32)}
 QUEUE, DIM, LR, MOMENTUM, TEMPERATURE = 4096, 128, 0.06, 0.999, 0.2
@@ -158,17 +158,16 @@ class Ours:
             optimizer=OptimizerConfig(lr=LR),
             train=TrainConfig(batch_size=batch),
         )
-        self.loop, _ = prepare(config)
-        self.loop.model.train()
-        self.order = iter(itertools.cycle(self.loop.sampler.order(0)))
-        self.fixed: tuple[Tensor, Tensor] = self.loop.views(next(self.order), 0)
-        self.batch = batch
+        self.training = prepare(config).training
+        self.training.model.train()
+        self.order = iter(itertools.cycle(self.training.sampler.order(0)))
+        self.fixed = self.training.views(next(self.order), 0)
 
     def step(self) -> None:
-        self.loop._step(next(self.order), 0)
+        self.training.step(next(self.order))
 
     def compute_only(self) -> None:
-        self.loop._learn(self.fixed, self.batch)
+        self.training.learn(self.fixed)
 
 
 def subjects(data: Path, setting: str, steps: int, without: list[str]) -> list[Subject]:

@@ -12,6 +12,8 @@ import torch
 
 from moco import __version__
 from moco.cli import COMMANDS, main
+from moco.console import Silent, listening, progress, say
+from moco.errors import nearest
 
 
 def run_without(module: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +75,31 @@ def test_print_config_can_be_read_back_as_a_recipe(tmp_path, capsys) -> None:  #
 def test_options_win_over_the_recipe_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--model.dim=64", "--recipe", "cifar10", "--print_config"]) == 0
     assert "dim: 64" in capsys.readouterr().out
+
+
+def test_a_name_that_two_libraries_have_is_suggested_once() -> None:
+    assert nearest("resnet5", ["resnet50", "resnet50", "resnet51"]).count("resnet50") == 1
+
+
+def test_a_line_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    say("next: moco linear runs/a:cat:b [bold]")
+    assert capsys.readouterr().err == "next: moco linear runs/a:cat:b [bold]\n"
+
+
+def test_a_listener_takes_the_place_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[str] = []
+
+    class Ear(Silent):
+        def say(self, text: str) -> None:
+            heard.append(text)
+
+    with listening(Ear()):
+        say("one")
+        with progress("work", 3, "images/s") as bar:
+            bar.update(2, "title")
+    say("two")
+    assert heard == ["one"]
+    assert capsys.readouterr().err == "two\n"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moco.cli import main
-from moco.config import Config, StoreConfig, from_dict, unknown_keys
+from moco.config import Config, StoreConfig, from_dict, parse_range, unknown_keys
 from moco.config_check import check, flat
 from moco.errors import UserError
 
@@ -128,7 +128,7 @@ def test_no_number_may_be_non_finite(value: float) -> None:
     [
         ({"views": {"size": None}}, "views.size is None, give int"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr is 'fast', give float"),
-        ({"train": {"epochs": True}}, "train.epochs is True, give int"),
+        ({"train": {"epochs": True}}, "train.epochs is True, give int | None"),
         ({"model": {"mlp": 1}}, "model.mlp is 1, give bool"),
         ({"store": {"labels": "folder"}}, "store.labels is 'folder', give Literal['auto', 'folders', 'none']"),
         ({"store": {"cache": 3}}, "store.cache is 3, give str | None"),
@@ -170,6 +170,15 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"), [("auto", None), ("full", None), ("0,4095", (0, 4095)), ("-921,1.5e3", (-921, 1500))]
+)
+def test_a_range(text: str, expected: tuple[float, float] | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_range(text) == expected
+    assert main([*PRETRAIN, f"--store.range={text}", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["store"]["range"] == text
+
+
+@pytest.mark.parametrize(
     ("option", "message"),
     [
         ("--optimizer.lr=nan", "--optimizer.lr: Expected a float. Got value: nan"),
@@ -191,6 +200,11 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("--views.scale_min=0", "views.scale_min is 0.0"),
         ("--views.size=-5", "views.size is -5"),
         ("--store.max_bad=1", "store.max_bad is 1.0"),
+        ("--store.range=wide", "store.range is 'wide', give auto, full, or LOW,HIGH"),
+        ("--store.range=5,5", "store.range is '5,5', give auto, full, or LOW,HIGH: two numbers, the first below"),
+        ("--store.range=1", "store.range is '1', give auto"),
+        ("--store.range=0,inf", "store.range is '0,inf', give auto"),
+        ("--store.range=1,2,3", "store.range is '1,2,3', give auto"),
         ("--seed=-1", "seed is -1"),
         ("--seed=99999999999999999999", "seed is"),
         ("--store.labels=folder", "--store.labels"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moco.errors import UserError
-from moco.files import atomic, read_json, write_json, write_text
+from moco.files import atomic, locked, read_json, write_json, write_text
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -150,3 +150,41 @@ def test_unreadable_json(tmp_path: Path, content: bytes | None, message: str) ->
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"thing .* can't be read"):
         read_json(tmp_path / "folder", "thing")
+
+
+def test_a_lock_dies_with_its_process_and_not_before(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    code = "import sys, time; from pathlib import Path; from moco.files import locked\n"
+    code += "with locked(Path(sys.argv[1]), 'busy'):\n print('held', flush=True); time.sleep(100)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="busy here"), locked(lock, "busy here"):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with (
+        locked(lock, "busy"),
+        pytest.raises(UserError, match="in this process too"),
+        locked(lock, "in this process too"),
+    ):
+        pass
+
+
+def test_waiting_for_a_lock_is_said_once(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    code = "import sys, time; from pathlib import Path; from moco.files import locked\n"
+    code += "with locked(Path(sys.argv[1]), 'busy'):\n print('held', flush=True); time.sleep(0.4)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said: list[str] = []
+    with locked(lock, "waiting for it", said.append):
+        assert said == ["waiting for it"]
+    assert holder.wait() == 0
+
+
+def test_a_lock_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="can't lock"), locked(tmp_path / "file" / ".lock", "busy"):
+        pass

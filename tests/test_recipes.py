@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from moco.commands.options import RecipeParser, config_of
-from moco.commands.recipes import shipped
-from moco.commands.training import prepare
-from moco.config import DEFAULT_BATCH, Config
+from moco.config import Config
 from moco.config_check import check
 from moco.model.backbone import build_backbone, check_backbone
+from moco.runs.pretrain import prepare
+from moco.runs.recipe import shipped
+from moco.sizing import LARGEST_BATCH, STEPS_AN_EPOCH, sized
 from moco.views.parameters import centre
 from moco.views.pipelines import IMAGENET_MEAN, pipeline
 
@@ -57,19 +58,19 @@ def test_it_makes_sense_and_takes_a_step(name: str, labelled: Path, monkeypatch:
         views=replace(config.views, size=32),
         store=replace(config.store, short_side=40),
         model=replace(config.model, queue_size=64),
-        train=replace(config.train, batch_size=16),
+        train=replace(config.train, batch_size=16, epochs=config.train.epochs or 20),
         runtime=replace(config.runtime, precision="float32"),
     )
-    loop, _ = prepare(small)
-    before = loop.model.encoder_q.head.state_dict()
-    before = {key: value.clone() for key, value in before.items()}
-    loop.model.train()
-    loop._step(loop.sampler.order(0)[0], 0)
-    assert loop.state.step == 1
-    assert torch.isfinite(loop.state.sums).all()
-    assert loop.model.queue_ptr.item() == (32 if small.model.symmetric else 16)
+    training = prepare(small).training
+    head = training.model.encoder_q.head
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    training.model.train()
+    training.step(training.sampler.order(0)[0])
+    assert training.progress.step == 1
+    assert torch.isfinite(training.totals.state_dict()).all()
+    assert training.model.queue_ptr.item() == (32 if small.model.symmetric else 16)
     if config.schedule.warmup_epochs == 0:
-        assert any(not torch.equal(before[key], value) for key, value in loop.model.encoder_q.head.state_dict().items())
+        assert any(not torch.equal(before[key], value) for key, value in head.state_dict().items())
 
 
 # What the headers are held to.
@@ -127,9 +128,13 @@ def test_what_the_header_says_of_the_recipe_is_in_it(name: str) -> None:
     assert f"--recipe {name} " in words["Command"] or name.startswith("folder")
     if epochs := re.search(r"after (\d+) epochs|, (\d+) epochs$", words["Expect"]):
         asked = int(epochs[1] or epochs[2])
+        assert config.train.epochs is not None
         assert asked <= config.train.epochs
-    if "quarter of its queue" in words["Source"]:
-        assert (config.model.queue_size, config.model.momentum) == (65536 // 4, 0.99)
+    assert ("by the number of images" in words["Source"]) == (name == "folder")
+    if name.startswith("folder"):
+        assert (config.model.queue_size, config.train.epochs, config.train.batch_size) == (None, None, None)
+        assert number(r"^(\d+) images a step", words["Batch"]) == LARGEST_BATCH
+        assert number(r"makes (\d+) steps an epoch", words["Batch"]) == STEPS_AN_EPOCH
     if "symmetric loss" in words["Batch"]:
         assert config.model.symmetric
     assert ("batch-norm over the whole batch" not in words["Source"]) or config.model.bn_splits == 1
@@ -162,7 +167,7 @@ def test_the_activations_fit_the_gpu_that_is_named(name: str) -> None:
     """What the backward pass keeps of a batch in bf16, counted without memory, and the line's own figures of it."""
     config, line = parse(shipped()[name]), header(name)["Hardware"]
     image_bytes = kept_bytes_an_image(config.model.backbone, config.views.size)
-    images = (config.train.batch_size or DEFAULT_BATCH) * (2 if config.model.symmetric else 1)
+    images = (config.train.batch_size or LARGEST_BATCH) * (2 if config.model.symmetric else 1)
     assert abs(number(r"(\d+) MB an image", line) / (image_bytes / 1e6) - 1) < 0.05
     assert abs(number(r"keep (\d+) GB", line) / (images * image_bytes / 1e9) - 1) < 0.05
     assert images * image_bytes < 0.75e9 * number(r"one GPU with (\d+) GB", line)
@@ -189,7 +194,11 @@ def kept_bytes_an_image(backbone: str, size: int, batch: int = 2) -> float:
 def test_hours_are_the_images_over_the_rate(name: str, units: str) -> None:
     config, words = parse(shipped()[name]), header(name)
     rate = number(r"about (\d+) images/s", words["Hardware"])
-    images = COUNTS.get(name, 10_000) * config.train.epochs
+    count = COUNTS.get(name, 10_000)
+    epochs = sized(config, count, "cpu")[0].epochs
+    if name == "folder-cpu":
+        assert number(r"10,000 images, (\d+) epochs", words["Hours"]) == epochs
+    images = count * epochs
     stated = 0.5 if "half an hour" in words["Hours"] else number(rf"([\d.]+) with {units}", words["Hours"])
     assert abs(images / rate / 3600 / stated - 1) < 0.2
 

@@ -12,7 +12,7 @@ import torch
 
 from moco.config import RuntimeConfig
 from moco.errors import UserError
-from moco.runtime import Runtime, bf16_gain, choose_device, choose_precision, keep_freed_memory
+from moco.runtime import Precision, Runtime, choose_device, choose_precision, keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -27,25 +27,50 @@ CPU = torch.device("cpu")
         (set(), "float32", "neither"),
     ],
 )
-def test_bf16_is_for_processors_with_units_for_it(
-    flags: set[str], precision: str, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("moco.runtime.bf16_gain", lambda: 1.7)
+def test_bf16_is_for_processors_with_units_for_it(flags: set[str], precision: str, why: str) -> None:
     chosen, reason = choose_precision("auto", CPU, flags)
     assert chosen == precision
     assert why in reason
 
 
-def test_units_that_do_not_pay_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moco.runtime.bf16_gain", lambda: 0.5)
-    assert choose_precision("auto", CPU, {"avx512_bf16"}) == (
-        "float32",
-        "the processor has avx512_bf16, but a convolution takes 2.0 times as long in bf16",
-    )
+def test_no_clock_has_a_say_in_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine once made a third of all starts choose the other precision."""
+    monkeypatch.setattr("time.perf_counter", lambda: pytest.fail("the precision was measured"))
+    assert {choose_precision("auto", CPU, {"avx512_bf16"}) for _ in range(5)} == {
+        ("bf16", "the processor has avx512_bf16")
+    }
 
 
-def test_the_gain_is_a_measured_ratio() -> None:
-    assert 0.001 < bf16_gain() < 100
+def test_a_run_keeps_the_precision_that_it_began_with() -> None:
+    began = Precision("bf16", "the processor has amx_bf16")
+    kept = Runtime(RuntimeConfig("cpu"), began)
+    assert (kept.precision, kept.reason) == began
+    assert Runtime(RuntimeConfig("cpu", "float32"), began).precision == "float32"  # asked for in so many words
+
+
+def test_slurms_tasks_are_no_business_of_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("SLURM_JOB_ID", "7"),
+        ("SLURM_JOB_NAME", "moco"),
+        ("SLURM_NTASKS", "4"),
+        ("SLURM_PROCID", "2"),
+    ):
+        monkeypatch.setenv(name, value)
+    runtime = Runtime(RuntimeConfig("cpu", "float32"))
+    assert (runtime.rank, runtime.world, runtime.is_main) == (0, 1, True)
+    assert runtime.any(True) and not runtime.any(False)
+    assert runtime.gather(torch.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_threads_follow_the_containers_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("moco.runtime.cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert Runtime(RuntimeConfig("cpu", "float32")).threads == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert Runtime(RuntimeConfig("cpu", "float32")).threads == 1
+    assert Runtime(RuntimeConfig("cpu", "float32", threads=2)).threads == 2
+    torch.set_num_threads(before)
 
 
 def test_what_is_asked_for_is_taken() -> None:

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a bug, a failed training or a serious finding of the docto
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from importlib import import_module
@@ -93,6 +94,9 @@ def _less_memory(argv: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that can't show a letter gets its escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:

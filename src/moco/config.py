@@ -6,12 +6,11 @@ What was asked for is stored as asked; what is derived from it is derived by the
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from moco.errors import UserError, nearest
 
-DEFAULT_BATCH = 256
 MONITOR_SHARE = 0.1  # of the training time
 
 
@@ -26,6 +25,8 @@ class StoreConfig:
         labels: `folders` takes class folders as labels, `none` ignores them, `auto` looks.
         holdout: share of a labelled set without `val/` that is held out for validation.
         max_bad: share of unreadable images above which packing stops.
+        range: which numbers become black and white in images of more than 8 bits: `auto` looks at a sample of each
+            kind, `full` takes all that the type holds (floats: 0 to 1), `LOW,HIGH` are yours for every kind.
     """
 
     cache: str | None = None
@@ -33,21 +34,42 @@ class StoreConfig:
     labels: Literal["auto", "folders", "none"] = "auto"
     holdout: float = 0.1
     max_bad: float = 0.01
+    range: str = "auto"
 
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """The augmentation of the two views.
+    """The augmentation of the two views: a preset, and what differs from it.
 
     Attributes:
-        pipeline: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
+        pipeline: the preset: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
         size: side of a view in pixels.
         scale_min: smallest crop, as a share of the image's area.
+        ratio: narrowest and widest crop, width / height; default the preset's, as all below.
+        jitter: largest change of brightness, contrast, saturation (factors) and hue (turns).
+        jitter_p: probability of the jitter.
+        grey_p: probability of grey.
+        grey_first: grey before the jitter (v1) instead of after it (v2).
+        blur_p: probability of the blur.
+        blur_sigma: its smallest and largest sigma, in pixels of a 224-px view; it scales with the size.
+        flip_p: probability of the mirror image.
+        mean: of each channel, subtracted (pixels from 0 to 1); default ImageNet's.
+        std: of each channel, divided by; default ImageNet's.
     """
 
     pipeline: str = "v2"
     size: int = 224
     scale_min: float = 0.2
+    ratio: list[float] | None = None
+    jitter: list[float] | None = None
+    jitter_p: float | None = None
+    grey_p: float | None = None
+    grey_first: bool | None = None
+    blur_p: float | None = None
+    blur_sigma: list[float] | None = None
+    flip_p: float | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,7 @@ class ModelConfig:
     Attributes:
         backbone: a torchvision or timm name; `torchvision/NAME` or `timm/NAME` to insist on one.
         dim: width of the embedding.
-        queue_size: keys in the queue, K.
+        queue_size: keys in the queue, K; `null` takes what makes sense for the number of images.
         momentum: of the key encoder, m.
         temperature: of the logits, T.
         mlp: two-layer head (v2) instead of a linear one (v1).
@@ -69,7 +91,7 @@ class ModelConfig:
 
     backbone: str = "resnet50"
     dim: int = 128
-    queue_size: int = 65536
+    queue_size: int | None = 65536
     momentum: float = 0.999
     temperature: float = 0.2
     mlp: bool = True
@@ -119,12 +141,12 @@ class TrainConfig:
     """How long and how many at once.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; `null` takes what makes sense for the number of images.
         batch_size: images a step (each gives one query and one key, two of each if symmetric); default 256,
-            or the largest power of two that a smaller data set fills.
+            or what makes some steps an epoch of a smaller data set.
     """
 
-    epochs: int = 200
+    epochs: int | None = 200
     batch_size: int | None = None
 
 
@@ -156,11 +178,13 @@ class CheckpointConfig:
             then take more than a twentieth of the time.
         every_minutes: interval in the middle of an epoch, in minutes; 0 for none.
         keep: the last so many stay, and the best.
+        keep_every_epochs: interval of the epochs whose checkpoint stays for good; default none.
     """
 
     every_epochs: int | None = None
     every_minutes: float = 10.0
     keep: int = 3
+    keep_every_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -207,12 +231,23 @@ class Config:
         asked = self.store.short_side
         return asked if asked is not None else math.ceil(self.views.size / math.sqrt(self.views.scale_min))
 
-    def with_batch_size(self, count: int) -> Config:
-        """This configuration with `train.batch_size` decided for `count` training images."""
-        if self.train.batch_size is not None:
-            return self
-        chosen = min(DEFAULT_BATCH, 2 ** (max(count, 1).bit_length() - 1))
-        return replace(self, train=replace(self.train, batch_size=chosen))
+    @property
+    def batch_size(self) -> int:
+        """`train.batch_size`, once it is decided (`sizing.py`)."""
+        assert self.train.batch_size is not None
+        return self.train.batch_size
+
+    @property
+    def queue_size(self) -> int:
+        """`model.queue_size`, once it is decided."""
+        assert self.model.queue_size is not None
+        return self.model.queue_size
+
+    @property
+    def epochs(self) -> int:
+        """`train.epochs`, once it is decided."""
+        assert self.train.epochs is not None
+        return self.train.epochs
 
     def monitor_interval(self, train_count: int, val_count: int) -> int:
         """Epochs between two monitorings: asked for, or such that their forward passes cost a tenth at most.
@@ -228,6 +263,22 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, as YAML and checkpoints hold them."""
         return asdict(self)
+
+
+def parse_range(text: str) -> tuple[float, float] | None:
+    """The two numbers of `store.range`; None for `auto` and `full`. Raises `UserError` for anything else."""
+    if text in ("auto", "full"):
+        return None
+    low, comma, high = text.partition(",")
+    try:
+        numbers = float(low), float(high)
+    except ValueError:
+        numbers = math.nan, math.nan
+    if not (comma and numbers[0] < numbers[1] and math.isfinite(numbers[1] - numbers[0])):
+        raise UserError(
+            f"store.range is {text!r}, give auto, full, or LOW,HIGH: two numbers, the first below the second"
+        )
+    return numbers
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from moco import cgroups
 
 _PACKAGES = ("momentum-contrast", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "numba", "pillow")
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
@@ -24,12 +27,25 @@ def cpu_info() -> tuple[str, frozenset[str]]:
 
 
 def cores() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use: by its affinity, its container's or job's quota, and Slurm's word."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_quota()
+    if quota is not None and math.isfinite(quota):
+        allowed = min(allowed, math.ceil(quota))
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit() and int(given) > 0:
+        allowed = min(allowed, int(given))
+    return max(allowed, 1)
 
 
 def memory_available_bytes() -> int:
-    """Memory that could be had without swapping, page cache included."""
+    """Memory that could be had without swapping, page cache included: of the machine, or of the container or job."""
+    left = cgroups.memory_left_bytes()
+    machine = _machine_memory_available_bytes()
+    return machine if left is None else min(machine, left)
+
+
+def _machine_memory_available_bytes() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

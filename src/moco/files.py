@@ -1,13 +1,15 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks that die with their process."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from moco.errors import UserError
 
@@ -43,6 +45,31 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock file at `path`, made if missing and never removed.
+
+    `busy` says what another process that holds it is doing: it is raised as a `UserError`, or handed to `wait` once
+    before waiting for as long as it takes. The kernel lets go of the lock when the process ends, however it ends
+    (flock; on Windows msvcrt). Raises `UserError` too where the folder can't be written or its disk has no locks.
+    """
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)  # a soft lock would outlive a kill -9
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if wait is None:
+                raise UserError(busy) from None
+            wait(busy)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"can't lock {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

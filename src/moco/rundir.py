@@ -1,11 +1,11 @@
-"""A run directory: where each file of a run is, and whether a folder is one."""
+"""A run directory: where each file of a run is, whether a folder is one, and what of it this program wrote."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import shutil
+import shlex
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,87 +14,114 @@ from typing import Any
 import yaml
 
 from moco.config import Config, from_dict
-from moco.errors import UserError
-from moco.files import write_json, write_text
+from moco.config_check import check
+from moco.errors import UserError, in_a_line
+from moco.files import locked, read_json, write_json, write_text
 
-_OURS = (
-    "config.yaml", "environment.json", "baseline.json", "metrics.csv", "checkpoints", "linear", "evaluation.json",
-    "plots", "report.html", "tensorboard",
-)  # fmt: skip
+MARKER = ".moco-run.json"  # says that the folder is this program's, and which run it is
+# Everything that a run writes, by folder: nothing else is ever removed.
+_WRITTEN = {
+    "checkpoints": ("step-*.pt", "epoch-*.pt", "last.pt", "best.pt", "*.pt.damaged", ".*.pt.*.tmp"),
+    "linear": ("classifier.pt", "metrics.csv", "result.json"),
+    "plots": ("pretrain_loss.png", "pretrain_score.png", "linear_loss.png", "linear_score.png"),
+    "tensorboard": ("events.out.tfevents.*",),
+    "": ("config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json"),
+}
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The paths of one run. `create` makes a new one, `open` finds one that is there."""
+    """The paths of one run. `created` makes a new one, `open` finds one that is there."""
 
     root: Path
 
     @classmethod
-    def create(cls, path: str | Path, overwrite: bool = False) -> RunDir:
-        """A fresh run directory. Raises `UserError` if `path` holds a run and `overwrite` isn't asked for."""
-        run = cls.check_free(path, overwrite)
-        if run.root.exists():
-            with run.locked():
-                pass  # nobody is at work in what is about to be replaced
-        run.clear()  # also what a run killed at its very beginning left
-        try:
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"can't make {path}: {error.strerror}") from error
-        return run
-
-    @classmethod
-    def check_free(cls, path: str | Path, overwrite: bool = False) -> RunDir:
+    def check_free(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunDir:
         """Raises `UserError` unless a run may be made at `path`; touches nothing."""
         run = cls(Path(path))
-        if run.root.exists() and not run.root.is_dir():
-            raise UserError(f"--out {path} is a file, give a folder")
-        if run.config_file.exists():
-            if not overwrite:
-                raise UserError(f"{path} already holds a run: continue with --resume {path}, or --overwrite it")
-        elif run.root.exists() and any(p.name not in _OURS and not p.name.startswith(".") for p in run.root.iterdir()):
+        try:
+            entries = _entries(run.root)
+            above = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
+        except OSError as error:
+            raise UserError(f"--out {path}: {in_a_line(error)}") from error
+        if entries and not run.is_ours():
             raise UserError(f"--out {path} holds other files, give a new or empty folder")
-        above = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
+        if not overwrite and run.has_begun():
+            quoted = shlex.quote(str(path))
+            raise UserError(f"{path} already holds a run: continue with --resume {quoted}, or --overwrite it")
         if not os.access(above, os.W_OK):
             raise UserError(f"can't write to {above}, give another --out")
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> RunDir:
+    @contextlib.contextmanager
+    def created(cls, path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[RunDir]:
+        """A fresh run directory, held for this process. Raises `UserError` as `check_free` and `locked` do.
+
+        With `overwrite` what the run at `path` wrote is removed, and nothing else.
+        """
+        run = cls.check_free(path, overwrite)
+        try:
+            run.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't make {path}: {in_a_line(error)}") from error
+        with run.locked():
+            cls.check_free(path, overwrite)  # another process may have been quicker
+            run._clear()
+            write_json(run.root / MARKER, {"format": 1, "run": uuid.uuid4().hex})
+            run.checkpoints.mkdir(exist_ok=True)
+            yield run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDir:
         """The run at `path`. Raises `UserError` if there is none."""
         run = cls(Path(path))
-        if not run.root.is_dir():
+        try:
+            found, configured = run.root.is_dir(), run.config_file.is_file()
+        except OSError as error:
+            raise UserError(f"no run at {path}: {in_a_line(error)}") from error
+        if not found:
             raise UserError(f"no run at {path}: no such folder")
-        if not run.config_file.is_file():
-            raise UserError(f"{path} is not a run directory: it has no config.yaml")
+        if not configured:
+            kept = " (its checkpoints are kept: each holds the configuration under `config`)" if run.is_ours() else ""
+            raise UserError(f"{path} is not a run directory: it has no config.yaml{kept}")
         return run
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process. Raises `UserError` if another one is training in it.
-
-        The kernel lets go of the lock when the process ends, however it ends.
-        """
-        handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is training in {self.root}: wait for it, or give another --out"
-                ) from None
+        """Hold the run for this process. Raises `UserError` if another one is at work in it."""
+        busy = f"another process is training in {self.root}: wait for it, or give another --out"
+        with locked(self.root / ".lock", busy):
             yield
-        finally:
-            os.close(handle)
 
-    def clear(self) -> None:
-        """Remove what moco wrote here, and nothing else."""
-        for name in _OURS:
-            path = self.root / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def is_ours(self) -> bool:
+        """Whether this program made the folder: by its marker, or by the two files that runs before the marker have."""
+        if (self.root / MARKER).is_file():
+            return True
+        try:
+            written = read_json(self.environment_file, "environment")
+            return "momentum-contrast" in written["versions"] and bool(self.read_config())
+        except (UserError, TypeError, KeyError):
+            return False
+
+    def has_begun(self) -> bool:
+        """Whether there is anything to lose: not in a folder that a run made and was killed in at once."""
+        things = (self.config_file, self.metrics_file)
+        return any(path.exists() for path in things) or any(self.checkpoints.glob("*.pt"))
+
+    def identity(self) -> str | None:
+        """The run's own number, hex; None for one made before there was any."""
+        return read_json(self.root / MARKER, "marker")["run"] if (self.root / MARKER).is_file() else None
+
+    def _clear(self) -> None:
+        """Remove what a run wrote here, and the folders that are empty then."""
+        for folder, patterns in _WRITTEN.items():
+            for pattern in patterns:
+                for path in (self.root / folder).glob(pattern):
+                    path.unlink()
+            if folder:
+                with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
+                    (self.root / folder).rmdir()
 
     def write_config(self, config: Config, environment: dict[str, Any]) -> None:
         """Store the effective configuration, and what it ran on beside it."""
@@ -102,12 +129,17 @@ class RunDir:
         write_text(self.config_file, yaml.safe_dump(config.as_dict(), sort_keys=False))
 
     def read_config(self) -> Config:
-        """The effective configuration of this run. Raises `UserError` if the file is damaged."""
+        """The effective configuration of this run. Raises `UserError` if the file is damaged or makes no sense."""
         try:
-            values = yaml.safe_load(self.config_file.read_text())
+            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.config_file} can't be read: {' '.join(str(error).split())}") from error
-        return from_dict(values)
+            raise UserError(f"{self.config_file} can't be read: {in_a_line(error)}") from error
+        try:
+            config = from_dict(values)
+            check(config)
+        except UserError as error:
+            raise UserError(f"{self.config_file}: {error}") from error
+        return config
 
     @property
     def config_file(self) -> Path:
@@ -120,6 +152,10 @@ class RunDir:
     @property
     def metrics_file(self) -> Path:
         return self.root / "metrics.csv"
+
+    @property
+    def steps_file(self) -> Path:
+        return self.root / "steps.csv"
 
     @property
     def baseline_file(self) -> Path:
@@ -144,3 +180,11 @@ class RunDir:
     @property
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
+
+
+def _entries(root: Path) -> list[str]:
+    """What lies in `root`, hidden files aside; nothing where there is no such folder. Raises `OSError` for a file."""
+    try:
+        return [entry.name for entry in os.scandir(root) if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []

@@ -1,4 +1,4 @@
-"""Device, precision and threads: the only file that knows Lightning Fabric."""
+"""Device, precision, threads and ranks: the only file that knows Lightning Fabric and torch.distributed."""
 
 from __future__ import annotations
 
@@ -6,56 +6,103 @@ import ctypes
 import logging
 import os
 import subprocess
-import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from moco.config import RuntimeConfig
-from moco.console import say
-from moco.environment import cpu_info
+from moco.console import Silent, listen, say
+from moco.environment import cores, cpu_info
 from moco.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
+class Precision(NamedTuple):
+    """What forward passes compute in, decided once for a run.
+
+    Attributes:
+        name: `float32` or `bf16` (autocast).
+        reason: one phrase that says why.
+    """
+
+    name: str
+    reason: str
+
+
 class Runtime:
-    """Where a run computes.
+    """Where a run computes: device, precision, threads, and its place among the processes of the run.
 
     Attributes:
         device: the torch device.
         precision: `float32` or `bf16` (autocast).
         reason: one phrase that says why that precision.
+        rank, world: this process's number, and how many there are.
     """
 
-    def __init__(self, config: RuntimeConfig) -> None:
+    def __init__(self, config: RuntimeConfig, decided: Precision | None = None) -> None:
+        """`decided` is the precision that the run began with: it stands unless `config` asks for another."""
         self.device = choose_device(config.device)
         self._compile = config.compile
         if config.compile == "reduce-overhead" and self.device.type != "cuda":
             raise UserError("runtime.compile reduce-overhead is CUDA graphs, and this runs on the CPU: give default")
-        self.precision, self.reason = choose_precision(config.precision, self.device)
+        chosen = decided if decided is not None and config.precision == "auto" else None
+        chosen = chosen or choose_precision(config.precision, self.device)
+        self.precision, self.reason = chosen.name, chosen.reason
         if self.device.type == "cpu":
             keep_freed_memory()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or _default_threads())
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # `line` says it, with the reason
         self._fabric = Fabric(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
             precision="bf16-mixed" if self.precision == "bf16" else "32-true",
+            plugins=[LightningEnvironment()],  # one process: what Slurm says of tasks is about others
         )
+        self.rank, self.world = self._fabric.global_rank, self._fabric.world_size
+        if not self.is_main:
+            listen(Silent())
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resume to the same bits
             torch.backends.cudnn.allow_tf32 = True  # convolutions; views and logits stay in full float32
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """CPU threads."""
+        return torch.get_num_threads()
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` (n, ...) of all processes in the order of their ranks, (world * n, ...); no gradient flows."""
+        if self.world == 1:
+            return values
+        return cast(torch.Tensor, self._fabric.all_gather(values)).flatten(0, 1)
+
+    def any(self, value: bool) -> bool:
+        """Whether `value` holds in any process: the same answer in all of them."""
+        if self.world == 1:
+            return value
+        mine = torch.tensor([float(value)], device=self.device)
+        return bool(self.gather(mine).any())
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            self._fabric.barrier()
+
     def line(self) -> str:
         """One line for the log: which device and precision, and why."""
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
         return f"{self.device}{threads}, {self.precision} ({self.reason})"
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -91,20 +138,10 @@ class Runtime:
             torch.cuda.synchronize(self.device)
 
 
-@cache
-def bf16_gain() -> float:
-    """How many times faster a small convolution, forward and backward, is in bf16 than in float32; 0.1 s."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        images = torch.ones(32, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
-        kernel = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
-        times = []
-        for _ in range(4):
-            started = time.perf_counter()
-            torch.nn.functional.conv2d(images, kernel, padding=1).sum().backward()
-            times.append(time.perf_counter() - started)
-        seconds[dtype] = min(times)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+def _default_threads() -> int:
+    """The cores that this process may use (torch's count knows no container's quota), or OMP_NUM_THREADS of them."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(cores(), int(asked)) if asked.isdecimal() and int(asked) > 0 else cores()
 
 
 @cache
@@ -135,7 +172,7 @@ def keep_freed_memory() -> bool:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # musl, macOS, Windows: there is no such setting
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows: there is no such setting
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20), (_M_ARENA_MAX, 1))
     return all(mallopt(name, value) == 1 for name, value in settings)
@@ -159,19 +196,19 @@ def choose_device(asked: str) -> torch.device:
     return device
 
 
-def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | None = None) -> tuple[str, str]:
-    """(`float32` or `bf16`, why). bf16 without the units for it is many times slower than float32."""
+def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | None = None) -> Precision:
+    """bf16 where the processor has the units for it: without them it is many times slower than float32.
+
+    What the processor has decides, and no stopwatch: on a busy machine a measurement would choose by chance.
+    """
     if asked != "auto":
-        return asked, "as asked"
+        return Precision(asked, "as asked")
     if device.type == "cuda":
         if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
-            return "bf16", "the GPU has bf16 units"
-        return "float32", "the GPU has no bf16 units"
+            return Precision("bf16", "the GPU has bf16 units")
+        return Precision("float32", "the GPU has no bf16 units")
     have = set(cpu_info()[1] if flags is None else flags)
-    for flag in BF16_FLAGS:
-        if flag in have:
-            gain = bf16_gain()
-            if gain > 1:
-                return "bf16", f"the processor has {flag}, a convolution gains {gain:.1f} times"
-            return "float32", f"the processor has {flag}, but a convolution takes {1 / gain:.1f} times as long in bf16"
-    return "float32", "the processor has neither amx_bf16 nor avx512_bf16"
+    found = next((flag for flag in BF16_FLAGS if flag in have), None)
+    if found is None:
+        return Precision("float32", "the processor has neither amx_bf16 nor avx512_bf16")
+    return Precision("bf16", f"the processor has {found}")

@@ -52,15 +52,16 @@ def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
 def test_the_watch_leaves_the_objects_as_they_were(labelled: Path) -> None:
     from moco.bench.stopwatch import Stopwatch
     from moco.commands.options import RecipeParser, config_of
-    from moco.commands.training import prepare
+    from moco.runs.pretrain import prepare
 
     words = [*SMALL, "--data", str(labelled)]
-    loop, _ = prepare(config_of(RecipeParser("bench", "", "").parse_args(words)))
-    before = dict(vars(loop.model)), dict(vars(loop.runtime))
-    watch = Stopwatch(loop.runtime)
-    watch.install(loop.model, loop.optimizer)
-    assert "enqueue" in vars(loop.model)
+    prepared = prepare(config_of(RecipeParser("bench", "", "").parse_args(words)))
+    model, runtime = prepared.training.model, prepared.runtime
+    before = dict(vars(model)), dict(vars(runtime))
+    watch = Stopwatch(runtime)
+    watch.install(model, prepared.training.optimizer)
+    assert "enqueue" in vars(model)
     watch.remove()
-    assert dict(vars(loop.model)) == before[0]
-    assert dict(vars(loop.runtime)) == before[1]
-    assert torch.is_tensor(loop.model.queue)
+    assert dict(vars(model)) == before[0]
+    assert dict(vars(runtime)) == before[1]
+    assert torch.is_tensor(model.queue)

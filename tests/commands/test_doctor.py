@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.conftest import write_pictures
 
 from moco.cli import main
@@ -49,6 +51,18 @@ def test_serious(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["unreadable"]) == 5
     assert found["exact_leaks"] == [["train/cat/000.jpg", "val/cat/leak.jpg"]]
     assert found["images"] == {"train": 13, "val": 5}
+
+
+def test_more_than_eight_bits(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = np.linspace(160, 4014, 900).reshape(30, 30)
+    Image.fromarray(levels.astype(np.uint16)).save(tree / "train/cat/deep.png")
+    (tree / "val/cat/cut.jpg").write_bytes((tree / "val/cat/000.jpg").read_bytes()[:-2])
+    assert main(["doctor", "data", "--json", "found.json"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "without an end marker: val/cat/cut.jpg" in out
+    assert "│ uint16 grey │ 1 │ 160..4014 │ │ 0..4095 │ 6 % │" in out
+    assert "--store.range matters here" in out
+    assert json.loads(Path("found.json").read_text())["depths"]["uint16 grey"]["packed"] == [0, 4095]
 
 
 def test_the_json_is_written_before_anything_is_printed(tree: Path) -> None:

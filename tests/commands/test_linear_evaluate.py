@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from moco import checkpoint, cli
-from moco.commands.session import build_model
 from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
 from moco.rundir import RunDir
+from moco.runs.trained import build_model
 from moco.train.metrics import Row, write_csv
 from moco.train.optimizer import build_optimizer
 from moco.train.state import TrainState, checkpoint_content

@@ -69,13 +69,15 @@ def test_checkpoints_are_loadable_with_weights_only(finished: Path) -> None:
 def test_a_flat_folder_works_with_no_other_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three images and the twenty epochs of the default recipe."""
+    """Three images and the default recipe, its length cut short."""
+    monkeypatch.setattr("moco.sizing.LENGTHS", {"cpu": (2, 1, 2), "cuda": (2, 1, 2)})
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "photos", 3)
     assert main(["pretrain", "--data", "photos"]) == 0
     said = capsys.readouterr().err
     assert "without labels" in said
     assert "no --recipe given" in said
+    assert "for 3 images: train.batch_size 2, model.queue_size 4, train.epochs 2" in said
     run = next((tmp_path / "runs").iterdir())
     assert len(rows(run)) == yaml.safe_load((run / "config.yaml").read_text())["train"]["epochs"]
     assert rows(run)[-1]["knn_top1"] == ""

@@ -18,7 +18,8 @@ from tests.conftest import SMALL
 from moco import checkpoint
 from moco.cli import main
 from moco.model.loss import info_nce
-from moco.train.loop import Loop
+from moco.train.step import StepStats
+from moco.train.training import Training
 
 TIMES = {"seconds", "samples_per_s"}
 # Everything that could be forgotten: split batch-norm's shuffles, dropout, mid-epoch sums, the queue's pointer.
@@ -54,14 +55,15 @@ def whole(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def interrupt_after(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send ourselves a real signal after the given step (0: never)."""
-    original = Loop._step
+    original = Training.step
 
-    def stepped(self: Loop, images: np.ndarray, epoch: int) -> None:
-        original(self, images, epoch)
-        if self.state.step == step:
+    def stepped(self: Training, images: np.ndarray) -> StepStats:
+        stats = original(self, images)
+        if self.progress.step == step:
             os.kill(os.getpid(), number)
+        return stats
 
-    monkeypatch.setattr(Loop, "_step", stepped)
+    monkeypatch.setattr(Training, "step", stepped)
 
 
 @pytest.mark.parametrize(("stops", "number"), [((1,), signal.SIGINT), ((3, 7), signal.SIGTERM), ((11,), signal.SIGINT)])
@@ -95,7 +97,7 @@ def test_sigusr1_saves_and_goes_on(labelled: Path, tmp_path: Path, monkeypatch: 
     interrupt_after(1, signal.SIGUSR1, monkeypatch)
     saved: list[int] = []
     original = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: (saved.append(a[2]), original(*a))[1])
+    monkeypatch.setattr(checkpoint, "save", lambda *a: (saved.append(a[1]["step"]), original(*a))[1])
     assert main(["pretrain", *SMALL, "--checkpoint.every_epochs=1", "--data", str(labelled), "--out", str(out)]) == 0
     assert saved == [1, 3, 6]
 
@@ -114,7 +116,8 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     assert main(["pretrain", "--resume", str(out)]) == 0
     said = capsys.readouterr().err
     assert "is damaged" in said
-    assert "taking the one before it" in said
+    assert f"set aside as {newest.name}.damaged" in said
+    assert (newest.parent / f"{newest.name}.damaged").read_bytes() == damaged
     assert before.name == "step-00000009.pt"
     expected, found = tensors(whole), tensors(out)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -144,7 +147,7 @@ def test_a_full_disk_while_checkpointing_is_one_line_and_the_earlier_checkpoint_
 
 def test_what_a_killed_run_left_is_cleared_by_the_next_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".step-00000001.pt.123.tmp").write_bytes(b"half")
-    checkpoint.save(tmp_path, {}, 2, keep=3, best=True)
+    checkpoint.save(tmp_path, {"step": 2}, keep=3, best=True)  # type: ignore[typeddict-item]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "step-00000002.pt"]
 
 
@@ -153,9 +156,10 @@ def test_a_truncated_and_an_empty_checkpoint_are_passed_over(tmp_path: Path) -> 
     whole = (tmp_path / "step-00000001.pt").read_bytes()
     (tmp_path / "step-00000002.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "step-00000003.pt").write_bytes(b"")
-    content = checkpoint.load_last(tmp_path)
-    assert content is not None
-    assert content["step"] == 1
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.content["step"] == 1
+    assert [path.name for path, _ in found.damaged] == ["step-00000003.pt", "step-00000002.pt"]
 
 
 def test_a_non_finite_loss_stops_with_the_last_finite_checkpoint_kept(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 NOBODY = 65534
@@ -21,6 +23,13 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     """The bytes of a file of that kind."""
     file = io.BytesIO()
     image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(numbers: np.ndarray, **options: Any) -> bytes:
+    """The bytes of a TIFF of any kind of numbers."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, numbers, **options)
     return file.getvalue()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moco.data.archive import MANIFEST, is_whole, refusal, unpack
+from moco.data.archive import MANIFEST, MARKER, is_whole, refusal, unpack
 from moco.errors import UserError
 
 SHA256 = "ab" * 32
@@ -129,6 +129,10 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     left = tmp_path / ".made.unpacking" / "unpacked" / "a" / "train"
     left.mkdir(parents=True)
     (left / "half.png").write_text("half")
+    with pytest.raises(UserError, match=r"\.made\.unpacking is in the way: move it"):
+        unpack(good(tmp_path), "a", tmp_path / "made", SHA256)  # it may be anybody's
+    assert (left / "half.png").read_text() == "half"
+    (tmp_path / ".made.unpacking" / MARKER).touch()
     unpack(good(tmp_path), "a", tmp_path / "made", SHA256)
     assert "train/half.png" not in everything(tmp_path / "made")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tgz", "made"]

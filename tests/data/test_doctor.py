@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from tests.conftest import picture, write_pictures
+from tests.data.conftest import tiff
 
 from moco.data.diagnosis import Diagnosis
-from moco.data.doctor import examine
+from moco.data.doctor import class_counts, examine
 from moco.data.duplicates import MOST_DISTANT, groups, near_pairs
 from moco.data.folder import scan
 from moco.data.layout import arrange
@@ -157,6 +158,33 @@ def test_sizes_and_kinds(tmp_path: Path) -> None:
     assert sizes["kinds"] == {"PNG RGB": 5, "JPEG L": 1}
 
 
+def test_bit_depths_and_used_ranges(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    for i in range(3):
+        levels = np.asarray(picture(20 + i, 40, 40).convert("L"))
+        Image.fromarray((levels * 16.0).astype(np.uint16)).save(tmp_path / f"deep{i}.png")
+    numbers = (levels / 255).astype(np.float64)
+    numbers[:4] = -9999
+    (tmp_path / "height.tif").write_bytes(tiff(numbers))
+    (tmp_path / "bands.tif").write_bytes(tiff(np.zeros((13, 8, 9), np.float32), planarconfig="separate"))
+    found = examined(tmp_path)
+    assert set(found.depths) == {"uint16 grey", "float grey"}
+    grey = found.depths["uint16 grey"]
+    assert (grey.images, grey.packed, grey.full) == (3, (0, 4095), (0, 65535))
+    assert grey.share == pytest.approx(1 / 16, rel=1e-3)
+    assert (found.depths["float grey"].no_data, found.depths["float grey"].packed) == ((-9999,), (0, 1))
+    assert found.sizes["kinds"] == {"PNG uint16": 3, "JPEG RGB": 2, "TIFF float64": 1}
+    assert [u.reason for u in found.unreadable] == ["13 bands of float32: grey and RGB are read, with or without alpha"]
+    assert found.near_duplicates == []
+
+
+def test_jpegs_without_an_end_marker(tree: Path) -> None:
+    path = tree / "train/cat/000.jpg"
+    path.write_bytes(path.read_bytes()[:-2])
+    found = examined(tree)
+    assert (found.unended, found.unreadable, found.serious) == (["train/cat/000.jpg"], [], [])
+
+
 def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     found = examined(tmp_path)
@@ -174,3 +202,13 @@ def test_json_form(tree: Path) -> None:
     assert found["unreadable"] == [
         {"name": "train/dog/undecodable-\udcff.jpg", "split": "train", "reason": "empty file"}
     ]
+
+
+def test_classes_are_counted_in_one_pass() -> None:
+    """A generator can be gone through once only, however many classes there are."""
+    classes = [f"{n:05}" for n in range(21_000)]
+    seen = ((n % 21_000, "train" if n % 3 else "val") for n in range(63_000))
+    counts = class_counts(classes, seen)
+    assert len(counts) == 21_000
+    assert sum(by_split["train"] for by_split in counts.values()) == 42_000
+    assert counts["00000"] == {"train": 0, "val": 3}

@@ -145,9 +145,11 @@ def test_a_damaged_file_that_was_already_there_is_detected(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.tgz"
-    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    damaged = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    path.write_bytes(damaged)
     fetch(entry(server), tmp_path, FAST)
     assert path.read_bytes() == CONTENT
+    assert path.with_name("a.tgz.damaged-1").read_bytes() == damaged  # whosever it was
     assert server.behaviour.seen_ranges == [None]
     assert "is damaged (its md5 is" in capsys.readouterr().err
 
@@ -269,6 +271,22 @@ def test_mismatch_names_the_size(tmp_path: Path, server: Server) -> None:
     path = tmp_path / "short"
     path.write_bytes(CONTENT[:5])
     assert mismatch(path, entry(server)) == "5 bytes instead of 3000000"
+
+
+def test_a_file_that_cannot_be_read_is_not_damaged(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tgz"
+    path.write_bytes(CONTENT)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(UserError, match=r"a\.tgz can't be read: Input/output error"):
+        fetch(entry(server), tmp_path, FAST)
+    monkeypatch.undo()
+    assert path.read_bytes() == CONTENT
 
 
 def test_two_downloads_into_one_folder_take_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,89 @@ def test_one_stray_image_is_named() -> None:
     assert "contact sheet.jpg lies outside any class folder" in layout.note
 
 
+@pytest.mark.parametrize("train", ["Train", "TRAIN", "training", "Training"])
+@pytest.mark.parametrize("val", ["Val", "VALID", "Validation", "dev", "Dev", "eval", "Test", "TESTING", "testing"])
+def test_any_spelling_of_the_splits(train: str, val: str) -> None:
+    layout = read(*classes_of(f"x/{train}/"), *classes_of(f"x/{val}/", count=3))
+    assert layout.val is not None
+    assert (len(layout.train.items), len(layout.val.items), layout.classes) == (20, 6, ["a", "b"])
+
+
+def test_which_of_two_validation_splits_is_said() -> None:
+    layout = read(*classes_of("train/"), *classes_of("Test/"), *classes_of("valid/", count=2))
+    assert layout.val is not None
+    assert len(layout.val.items) == 4
+    assert "20 images outside train/ and valid/ left out (validation is valid/, not Test/)" in layout.note
+
+
+def test_two_spellings_of_one_split() -> None:
+    with pytest.raises(UserError, match="both Train/ and train/ are there: which one is the split"):
+        read(*classes_of("train/"), *classes_of("Train/"))
+
+
+def test_two_unicode_forms_are_one_class() -> None:
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    layout = read(f"train/{nfd}/1.jpg", "train/tea/2.jpg", f"val/{nfc}/3.jpg", "val/tea/4.jpg")
+    assert layout.val is not None
+    assert layout.classes == [nfd, "tea"]
+    assert layout.val.labels == [0, 1]
+    tree = read(f"{nfd}/1.jpg", f"{nfc}/2.jpg", "tea/3.jpg", "tea/4.jpg")
+    assert len(tree.classes) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        ([*classes_of("train/"), "test/1.jpg", "test/2.jpg"], "--data X/train, of which a share"),
+        ([*classes_of("deep/Train/"), "deep/Test/x/1.jpg"], "--data X/deep/Train, of which"),
+        ([*classes_of("images/train/"), *classes_of("images/val/"), "cover.jpg"], "give --data X/images,"),
+        ([*classes_of("a/seg_train/"), *classes_of("a/seg_test/"), "a/seg_pred/1.jpg"], "--data X/a/seg_train,"),
+        ([*classes_of("training_set/"), *classes_of("test_set/")], "give --data X/training_set,"),
+        ([*classes_of("test/"), *classes_of("val/")], "there is no train/: give --data X/test or --data X/val"),
+    ],
+    ids=["flat test", "unknown class", "inner", "seg", "set", "no train"],
+)
+def test_splits_that_cannot_be_used_say_which_data_would_do(names: list[str], hint: str) -> None:
+    with pytest.raises(UserError, match=r"--store.labels none|the classes must be the same") as caught:
+        arrange(items(*names), "auto", 0.1, "X")
+    assert hint in str(caught.value)
+    assert arrange(items(*names), "none", 0.1, "X").val is None  # there is a way out
+
+
+def test_a_folder_of_trains_is_no_split() -> None:
+    layout = read("2023/train/1.jpg", "2023/beach/2.jpg", "2024/train/3.jpg")
+    assert len(layout.train.items) == 3
+
+
+def test_what_is_packed_does_not_depend_on_labels_or_holdout() -> None:
+    tree = [*classes_of("train/"), *classes_of("val/", count=2), *classes_of("test/")]
+    used = [[i.name for i in arrange(items(*tree), labels, 0.1).used] for labels in ("auto", "folders", "none")]
+    assert used[0] == used[1] == used[2] == sorted(name for name in tree if not name.startswith("test/"))
+    flat = classes_of("", "abc")
+    for labels, holdout in (("auto", 0.0), ("auto", 0.5), ("none", 0.1)):
+        assert [i.name for i in arrange(items(*flat), labels, holdout).used] == sorted(flat)
+
+
+# --- nothing to validate on ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "holdout", "why"),
+    [
+        (classes_of("", "abc", 1), "auto", 0.1, "has labels, but nothing to validate on (no class has two images)"),
+        (classes_of("", "abc", 9), "auto", 0.0, "has labels, but nothing to validate on (--store.holdout is 0)"),
+        (classes_of("train/", "abc", 1), "auto", 0.1, "nothing to validate on (no class has two images)"),
+        (classes_of("", "abc", 9), "none", 0.1, "has no labels (as asked)"),
+        (["1.jpg", "2.jpg"], "auto", 0.1, "has no labels (1.jpg lies outside any class folder)"),
+    ],
+)
+def test_why_there_is_no_validation_split(names: list[str], labels: str, holdout: float, why: str) -> None:
+    layout = read(*names, labels=labels, holdout=holdout)
+    assert layout.val is None
+    assert why in layout.no_val
+    assert why.split("(")[1] in layout.note
+
+
 # --- class trees --------------------------------------------------------------------------------------------
 
 

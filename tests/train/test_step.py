@@ -72,7 +72,7 @@ def test_symmetric_uses_each_view_as_query_and_key() -> None:
 def test_a_non_finite_loss_never_reaches_the_weights() -> None:
     model, optimizer, runtime = parts()
     guard = FiniteGuard(optimizer, runtime.device)
-    guard.step, guard.lr = 41, 0.5
+    guard.watch(41, 0.5)
     before = [p.clone() for p in model.encoder_q.parameters()]
     first, second = views()
     with pytest.raises(TrainingFailed, match=r"step 41 \(lr 0.5\)"):
@@ -90,7 +90,7 @@ def test_on_cuda_a_non_finite_loss_leaves_the_weights_and_is_named_later() -> No
     guard = FiniteGuard(optimizer, runtime.device)
     before = [p.clone() for p in model.encoder_q.parameters()]
     for step, scale in enumerate((float("nan"), 1.0)):
-        guard.step = step
+        guard.watch(step, 0.1)
         first, second = (v.to(runtime.device) for v in views())
         train_step(model, optimizer, runtime, (first * scale, second), None, False, guard)
     assert all(torch.equal(a, b) for a, b in zip(before, model.encoder_q.parameters()))

@@ -40,45 +40,46 @@ def run(args: Any) -> None:
     if config.data is None:
         raise UserError("no data: give --data FOLDER, or --data shapes")
 
-    from moco.commands.training import prepare
     from moco.files import write_json
+    from moco.runs.pretrain import prepare
 
-    loop, _ = prepare(config)
-    figures, breakdown = _train_figures(loop, rounds, steps)
-    packing = _packing(config, rounds)
-    result = _result(loop, figures, breakdown, packing, rounds, steps)
+    prepared = prepare(config)
+    figures, breakdown = _train_figures(prepared, rounds, steps)
+    packing = _packing(prepared.config, rounds)
+    result = _result(prepared, figures, breakdown, packing, rounds, steps)
     if "json" in args:
         write_json(Path(args.json), result)
     _print(result)
 
 
-def _train_figures(loop: Any, rounds: int, steps: int) -> Any:
+def _train_figures(prepared: Any, rounds: int, steps: int) -> Any:
     from moco.bench.measure import Subject, interleaved
     from moco.bench.stopwatch import Stopwatch
 
-    order = loop.sampler.order(0)
-    batch = loop.sampler.batch_size
+    training, runtime = prepared.training, prepared.runtime
+    order = training.sampler.order(0)
+    batch = training.sampler.batch_size
     cursor = iter(range(10**9))
-    fixed = loop.views(order[0], 0)
-    loop.model.train()
+    fixed = training.views(order[0], 0)
+    training.model.train()
 
     def images() -> Any:
         return order[next(cursor) % len(order)]
 
     def full() -> None:
         for _ in range(steps):
-            loop._step(images(), 0)
-        loop.runtime.synchronize()
+            training.step(images())
+        runtime.synchronize()
 
     def compute_only() -> None:
         for _ in range(steps):
-            loop._learn(fixed, batch)
-        loop.runtime.synchronize()
+            training.learn(fixed)
+        runtime.synchronize()
 
     def views() -> None:
         for _ in range(steps):
-            loop.views(images(), 0)
-        loop.runtime.synchronize()
+            training.views(images(), 0)
+        runtime.synchronize()
 
     figures = interleaved(
         [
@@ -88,10 +89,10 @@ def _train_figures(loop: Any, rounds: int, steps: int) -> Any:
         ],
         rounds,
     )
-    watch = Stopwatch(loop.runtime)
-    watch.install(loop.model, loop.optimizer)
+    watch = Stopwatch(runtime)
+    watch.install(training.model, training.optimizer)
     for _ in range(max(steps, 5)):
-        watch.step(lambda: loop.views(images(), 0), lambda made: loop._learn(made, batch))
+        watch.step(lambda: training.views(images(), 0), training.learn)
     watch.remove()
     return figures, watch.medians()
 
@@ -119,13 +120,13 @@ def _packing(config: Config, rounds: int) -> Any:
 
         def pack() -> None:
             folder = Path(scratch) / f"pack{next(number)}"
-            pack_items(folder, items, [-1] * len(items), [], config.short_side, 1.0, "bench", quiet=True)
+            pack_items(folder, items, config.short_side, 1.0, quiet=True)
 
         return interleaved([Subject("pack", pack, len(items))], rounds)["pack"]
 
 
-def _result(loop: Any, figures: Any, breakdown: Any, packing: Any, rounds: int, steps: int) -> dict[str, Any]:
-    config, about = loop.config, loop.about
+def _result(prepared: Any, figures: Any, breakdown: Any, packing: Any, rounds: int, steps: int) -> dict[str, Any]:
+    config, about = prepared.config, prepared.about
     full, compute = figures["full"], figures["compute_only"]
     return {
         "full_samples_per_s": full.median,
@@ -147,9 +148,9 @@ def _result(loop: Any, figures: Any, breakdown: Any, packing: Any, rounds: int, 
             "rounds": rounds,
             "steps_a_round": steps,
         },
-        "device": str(loop.runtime.device),
-        "precision": loop.runtime.precision,
-        "precision_reason": loop.runtime.reason,
+        "device": str(prepared.runtime.device),
+        "precision": prepared.runtime.precision,
+        "precision_reason": prepared.runtime.reason,
         **{key: about[key] for key in ("processor", "cores", "instruction_sets", "gpus", "versions")},
     }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from moco.data.diagnosis import Diagnosis
 
+MATTERS = 0.5  # of the type's numbers; packed from fewer, `--store.range full` makes another picture
 SHOWN = 3  # examples of a finding
 MOST_CLASSES = 40  # rows of the class table; more are told by the largest and the smallest
 
@@ -41,6 +42,7 @@ def run(args: Any) -> None:
     from moco.data.doctor import examine
     from moco.data.duplicates import MOST_DISTANT
     from moco.data.folder import scan
+    from moco.data.item import printable
     from moco.data.layout import arrange
     from moco.files import write_json
 
@@ -48,7 +50,7 @@ def run(args: Any) -> None:
         raise UserError(f"--distance is {args.distance}, give 0 to {MOST_DISTANT} bits")
     if args.json and not Path(args.json).expanduser().absolute().parent.is_dir():
         raise UserError(f"--json {args.json}: there is no such folder to write to")
-    layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout)
+    layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout, printable(args.data))
     found = examine(layout, args.distance)
     if args.json:
         write_json(Path(args.json).expanduser(), {"data": args.data, **found.as_dict()})
@@ -71,6 +73,8 @@ def show(found: Diagnosis) -> None:
         screen.print(_sizes(found))
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.sizes["kinds"].items())
         screen.print(f"kinds: {kinds}", markup=False)
+    if found.depths:
+        screen.print(_depths(found))
 
 
 def _findings(found: Diagnosis) -> Table:
@@ -81,6 +85,7 @@ def _findings(found: Diagnosis) -> Table:
         ("same file under two classes", len(found.label_conflicts), "look", "one of the labels is wrong"),
         ("same file twice", len(found.exact_duplicates), "look", "each is seen more often, and is its own negative"),
         ("nearly the same", len(found.near_duplicates), "look", "the same picture resized, or frames of a video"),
+        ("JPEG without an end marker", len(found.unended), "look", "the pixels are whole: packed as they are"),
     ]
     table = _table("finding", "count", "", "what it means")
     for name, count, severity, meaning in rows:
@@ -92,7 +97,7 @@ def _examples(screen: Console, found: Diagnosis) -> None:
     from moco.data.item import printable
 
     bad = [f"{printable(u.name)} ({printable(u.reason)})" for u in found.unreadable]
-    lists = [("unreadable", bad)]
+    lists = [("unreadable", bad), ("without an end marker", [printable(name) for name in found.unended])]
     for title, sets in (
         ("in train and val", found.exact_leaks),
         ("nearly the same in train and val", found.near_leaks),
@@ -133,6 +138,25 @@ def _sizes(found: Diagnosis) -> Table:
     for name in ("width", "height", "short_side", "aspect"):
         table.add_row(name.replace("_", " "), *(f"{found.sizes[name][point]:g}" for point in points))
     return table
+
+
+def _depths(found: Diagnosis) -> Table:
+    from moco.data.levels import between
+
+    table = _table("more than 8 bits", "images", "numbers found", "no data", "packed from", "of the type")
+    for kind, depth in found.depths.items():
+        numbers = between(*depth.found) if depth.found else "none"
+        fills = ", ".join(f"{fill:g}" for fill in depth.no_data)
+        table.add_row(kind, str(depth.images), numbers, fills, between(*depth.packed), _percent(depth.share))
+    if any(depth.share < MATTERS for depth in found.depths.values()):
+        table.caption = "--store.range matters here: with `full` the pictures would be nearly of one grey"
+    else:
+        table.caption = "--store.range LOW,HIGH takes another range than `packed from`"
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def _table(first: str, *others: str) -> Table:

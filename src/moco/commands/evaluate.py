@@ -10,10 +10,10 @@ from moco.console import percent
 from moco.errors import UserError
 
 if TYPE_CHECKING:
-    from moco.commands.session import TrainedRun
     from moco.evaluate.classifier import Classifier
     from moco.evaluate.classify import Scores
     from moco.rundir import RunDir
+    from moco.runs.trained import TrainedRun
 
 MOST_COLUMNS = 20  # classes; a larger confusion matrix is in evaluation.json alone
 
@@ -42,9 +42,9 @@ def run(args: Any) -> None:
     if not file.is_file():
         raise UserError(f"no classifier in {args.run}: run `moco linear {args.run}` first")
 
-    from moco.commands.session import open_trained
     from moco.evaluate.classifier import Classifier
     from moco.evaluate.classify import classify
+    from moco.runs.trained import open_trained
 
     classifier = Classifier.load(file)
     which = args.checkpoint or classifier.about["checkpoint"]

@@ -14,8 +14,8 @@ from moco.rundir import RunDir
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moco.commands.session import Labelled, TrainedRun
     from moco.evaluate.protocol import Proof
+    from moco.runs.trained import Labelled, TrainedRun
 
 PROTOCOLS = ("cached", "sgd")
 _ONLY_FOR = {"passes": "cached", "lr": "sgd", "weight_decay": "sgd", "schedule": "sgd", "init": "sgd"}
@@ -56,10 +56,10 @@ def run(args: Any) -> None:
     given = given_options(args)
     RunDir.open(args.run)  # a wrong name is answered before torch is loaded
     from moco.commands.linear_summary import final_scores, summary
-    from moco.commands.session import open_trained
     from moco.environment import describe
     from moco.evaluate.protocol import proven
     from moco.files import write_json
+    from moco.runs.trained import open_trained
 
     trained = open_trained(args.run, args.checkpoint, args.data)
     data = trained.labelled()

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from moco.commands.session import labels_of, pixel_source
 from moco.config import Config
-from moco.data.store import Dataset
+from moco.data.dataset import Dataset
 from moco.evaluate.features import extract, features_of
 from moco.evaluate.health import spread
 from moco.evaluate.knn import knn_top1
 from moco.evaluate.logistic import fit_logistic
 from moco.model.moco import MoCo
+from moco.runs.trained import labels_of, pixel_source
 from moco.runtime import Runtime
 from moco.views.make import Source, evaluation_view
 

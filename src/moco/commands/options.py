@@ -23,18 +23,19 @@ class RecipeParser(Parser):
         argv = recipe_first(list(args or []))
         parsed = super().parse_args(argv, *rest, **kwargs)
         if parsed.get("recipe") is None:
-            name, why = self.default_recipe(parsed)
+            name, why = default_recipe()
             say(f"no --recipe given: taking {name} ({why})")
             parsed = super().parse_args(["--recipe", name, *argv], *rest, **kwargs)
         return parsed
 
-    def default_recipe(self, parsed: Any) -> tuple[str, str]:
-        """The recipe of a command line without one, and why; looked up only once the options are known good."""
-        import torch
 
-        if torch.cuda.is_available():
-            return "folder", "a CUDA GPU is here"
-        return "folder-cpu", "no CUDA GPU is here"
+def default_recipe() -> tuple[str, str]:
+    """The recipe of a command line without one, and why; looked up only once the options are known good."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "folder", "a CUDA GPU is here"
+    return "folder-cpu", "no CUDA GPU is here"
 
 
 def config_of(args: Any) -> Config:

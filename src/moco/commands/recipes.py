@@ -1,45 +1,13 @@
-"""`--recipe`: a shipped name or a YAML file, checked key by key before anything else happens."""
+"""`--recipe` on the command line: a shipped name or a YAML file."""
 
 from __future__ import annotations
 
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile
 
-from moco.config import Config, unknown_keys
-from moco.errors import UserError, nearest
-
-
-def shipped() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    folder = Path(str(resources.files("moco") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a shipped recipe or of a path. Raises `UserError` with the nearest names if there is none."""
-    recipes = shipped()
-    if name in recipes:
-        return recipes[name]
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    raise UserError(f"no recipe {name!r}: {nearest(name, recipes)} (or give a YAML file)")
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe's values. Raises `UserError` naming every unknown key, or the YAML mistake."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
-    problems = unknown_keys({} if values is None else values, Config)
-    if problems:
-        raise UserError(f"recipe {path}: " + "; ".join(problems))
-    return values or {}
+from moco.errors import UserError
+from moco.runs.recipe import find_recipe, read_recipe, shipped
 
 
 class RecipeAction(ActionConfigFile):

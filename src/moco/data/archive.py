@@ -17,6 +17,7 @@ from moco.errors import UserError
 from moco.files import read_json, write_json
 
 MANIFEST = ".moco-archive.json"  # hidden, so that no scan takes it for an image
+MARKER = ".moco-unpacking"
 
 
 def unpack(
@@ -29,17 +30,20 @@ def unpack(
     """Unpack the folder `root` of `archive` as `folder`, with a manifest inside that says it is whole.
 
     `convert(unpacked, made)` may turn the unpacked tree into another one, which then becomes `folder`.
-    Everything happens in a hidden sibling, renamed at the end. One call at a time for each `folder`: a
-    sibling left by a killed process is removed. Raises `UserError` for an archive that is damaged, lacks
-    `root` or holds an unsafe member, and where the disk is full or `folder` exists already.
+    Everything happens in a hidden sibling with a marker in it, renamed at the end. One call at a time for each
+    `folder`: a marked sibling, left by a killed process, is removed. Raises `UserError` for an archive that is
+    damaged, lacks `root` or holds an unsafe member, and where the disk is full, or `folder` or an unmarked sibling
+    is in the way.
     """
     if folder.exists():
         raise UserError(f"{folder} is in the way: move it, or choose another folder with --to")
     temporary = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _sweep(temporary)
     try:
         unpacked = temporary / "unpacked"
-        unpacked.mkdir(parents=True)
+        temporary.mkdir(parents=True)
+        (temporary / MARKER).touch()
+        unpacked.mkdir()
         _extract(archive, unpacked)
         tree = unpacked / root
         if not tree.is_dir():
@@ -54,6 +58,21 @@ def unpack(
         raise UserError(f"can't unpack {archive} to {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(temporary: Path) -> None:
+    """Remove what a killed call left. Raises `UserError` for a folder that may be anybody's."""
+    if not os.path.lexists(temporary):
+        return
+    try:
+        if (temporary / MARKER).is_file():
+            for inside in [path for path in temporary.iterdir() if path.is_dir()]:
+                shutil.rmtree(inside)  # before the marker: a kill in between must not leave a folder without one
+            shutil.rmtree(temporary)
+        else:
+            temporary.rmdir()  # killed before the marker was there: empty
+    except OSError as error:
+        raise UserError(f"{temporary} is in the way: move it, or choose another folder with --to") from error
 
 
 def is_whole(folder: Path, sha256: str) -> bool:

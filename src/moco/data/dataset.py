@@ -2,93 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moco.config import StoreConfig
-from moco.console import say
-from moco.data import catalog, shapes
-from moco.data.cache import change, clear_abandoned, locked, remember
-from moco.data.folder import fingerprint, parts, scan
-from moco.data.item import printable
-from moco.data.layout import Layout, Split, arrange
-from moco.data.pack import pack_arrays, pack_items
-from moco.data.store import FORMAT, Dataset, Store
+from moco.console import progress_bar, say
+from moco.data import cache, catalog, shapes
+from moco.data.folder import fingerprint, parts, scan, shape_of
+from moco.data.images import BadImage
+from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
+from moco.data.layout import Layout, Members, arrange
+from moco.data.pack import check_skipped, pack_arrays, pack_items
+from moco.data.parallel import in_order
+from moco.data.ranges import Ranges
+from moco.data.store import FORMAT, DamagedStore, Pixels, Store
 from moco.errors import UserError, nearest
 from moco.files import sync_folder
+
+SAMPLE = 16  # files whose bytes are compared at every start
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains and is measured on.
+
+    Attributes:
+        train: the training split.
+        val: the validation split, None without labels, or where nothing is held out.
+        note: one line on how it was read.
+        source: the absolute path that it was read from, several joined by commas; a built-in set's name.
+        no_val: why there is no validation split, to be put after the data's name; "" if there is one.
+    """
+
+    train: Store
+    val: Store | None
+    note: str
+    source: str = ""
+    no_val: str = ""
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, empty without labels."""
+        return self.train.classes
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of each split's pixels and labels."""
+        found = {"train": self.train.fingerprint}
+        return found if self.val is None else {**found, "val": self.val.fingerprint}
 
 
 def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Dataset:
     """The data set that `spec` names, packed at `short_side` pixels and mapped.
 
-    The store is keyed by the files' names, sizes and times, so a changed folder is packed anew (with a line
-    that says so) and an unchanged one is not read again. A damaged store is packed again. Of two runs that
-    start at once, one packs and the other waits. A packed store needs no write access.
-    Raises `UserError` for anything that can't be read as a data set, and where the cache can't be written.
+    A place that wasn't touched since it was packed (names, sizes, times, inodes, and the bytes of a few files) is
+    not read again; where it was, and in a new place, the bytes of all files are compared with those that a store
+    of the same names and sizes was made of, and only if they differ it is packed, with a line that says so.
+    Labels and splits are not part of it. A damaged store is packed again. Of two runs that start at once, one
+    packs and the other waits. A packed store needs no write access.
+    Raises `UserError` for anything that can't be read as a data set, for too many bad images, at every start, and
+    where the cache can't be written.
     """
     if not spec:
-        raise UserError("no data: give --data FOLDER (or a .tar, or the built-in `shapes`)")
-    cache = cache_folder(config)
+        raise UserError("no data: give --data FOLDER (or a .tar or .zip, or the built-in `shapes`)")
     source = _shapes() if spec == "shapes" else _files(spec, config, short_side)
-    stores = _mapped(cache / source.key, source)
-    if stores is None:
-        stores = _packed(cache, source)
-    return Dataset(stores["train"], stores.get("val"), source.note)
+    folder = cache_folder(config)
+    finder = _Finder(folder, source)
+    pixels = finder.find() or _packed(finder)
+    check_skipped(pixels.skipped, len(pixels), config.max_bad, len(pixels))
+    say(_count_line(pixels))
+    number = {id(item): n for n, item in enumerate(source.items)}
+    stores = {
+        name: _split(pixels, name, members, number, source.layout.classes)
+        for name, members in source.layout.splits.items()
+    }
+    return Dataset(stores["train"], stores.get("val"), source.layout.note, source.where, source.layout.no_val)
 
 
 def cache_folder(config: StoreConfig) -> Path:
     """Where packed stores are kept: `store.cache`, else `$MOCO_CACHE`, else `~/.cache/moco`."""
     return Path(config.cache or os.environ.get("MOCO_CACHE") or Path.home() / ".cache" / "moco").expanduser()
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is to be packed.
-
-    Attributes:
-        name: what a person calls it.
-        identity: the same for the same place packed in the same way, whatever is there now.
-        key: the same for the same pictures packed in the same way.
-        counts: images by split.
-        pack: writes the store of one split into a folder.
-        note: one line on how it was read.
-    """
-
-    name: str
-    identity: str
-    key: str
-    counts: dict[str, int]
-    pack: Callable[[str, Path], None]
-    note: str
-
-
-def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
-    path = place(spec)
-    items = scan(path)
-    layout = arrange(items, config.labels, config.holdout)
-    how = (short_side, config.labels, config.holdout)
-    where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
-    return _Source(
-        name=printable(spec),
-        identity=_key(where, *how),
-        key=_key(fingerprint(items), *how),
-        counts={name: len(split.items) for name, split in _splits(layout).items()},
-        pack=lambda split, folder: _pack_split(folder, layout, split, short_side, config.max_bad),
-        note=layout.note,
-    )
-
-
-def _splits(layout: Layout) -> dict[str, Split]:
-    return {"train": layout.train} if layout.val is None else {"train": layout.train, "val": layout.val}
-
-
-def _pack_split(folder: Path, layout: Layout, split: str, short_side: int, max_bad: float) -> None:
-    chosen = _splits(layout)[split]
-    pack_items(folder, chosen.items, chosen.labels, layout.classes, short_side, max_bad, split)
 
 
 def place(spec: str) -> str:
@@ -101,66 +101,254 @@ def place(spec: str) -> str:
     return str(catalog.find(spec))
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is to be packed.
+
+    Attributes:
+        name: what a person calls it.
+        where: absolute path, or the built-in name.
+        place: the same for the same place packed in the same way, whatever is there now.
+        shape: the same for the same names and sizes packed in the same way.
+        listing: the same as long as no file is touched.
+        items: the files to be packed.
+        layout: splits of them.
+        pack: writes all of them into a folder.
+        built_in: whether the pictures come from this program and not from files.
+    """
+
+    name: str
+    where: str
+    place: str
+    shape: str
+    listing: str
+    items: list[Item]
+    layout: Layout
+    pack: Callable[[Path], None]
+    built_in: bool = False
+
+    def record(self, store: str) -> cache.Record:
+        """What is noted of the place once its files are in `store`."""
+        return cache.Record(self.name, store, len(self.items), self.listing)
+
+
+def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
+    path = place(spec)
+    layout = arrange(scan(path), config.labels, config.holdout, printable(spec))
+    items = layout.used
+    how = (short_side, config.range)
+    ranges = Ranges(config.range, layout.pools)
+    where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
+    return _Source(
+        name=printable(spec),
+        where=",".join(where),
+        place=_key(where, *how),
+        shape=_key(shape_of(items), *how),
+        listing=fingerprint(items),
+        items=items,
+        layout=layout,
+        pack=lambda folder: pack_items(folder, items, short_side, config.max_bad, ranges),
+    )
+
+
 def _shapes() -> _Source:
     counts = shapes.SIZES
-    key = _key("shapes", shapes.VERSION, counts["train"], counts["val"])
+    made = {
+        split: Members([Item(f"{split}/{i}", Path("shapes"), 0, 0, 0) for i in range(count)], labels)
+        for split, count in counts.items()
+        if (labels := [shapes.label_of(i) for i in range(count)])
+    }
+    items = [item for members in made.values() for item in members.items]
     text = f"{counts['train']} train and {counts['val']} validation images, {len(shapes.CLASSES)} classes"
-    return _Source("shapes", _key("shapes"), key, counts, _pack_shapes, f"built-in shapes: {text}")
+    layout = Layout(made["train"], made["val"], list(shapes.CLASSES), f"built-in shapes: {text}", [items])
+    key = _key("shapes", shapes.VERSION, counts["train"], counts["val"])
+    numbers = [(split, i) for split, count in counts.items() for i in range(count)]
 
+    def pack(folder: Path) -> None:
+        pack_arrays(folder, ((f"{split}/{i}", shapes.make_image(split, i)) for split, i in numbers))
 
-def _pack_shapes(split: str, folder: Path) -> None:
-    numbers = range(shapes.SIZES[split])
-    images = ((f"{split}/{i}", shapes.make_image(split, i), shapes.label_of(i)) for i in numbers)
-    pack_arrays(folder, images, list(shapes.CLASSES))
+    return _Source("shapes", "shapes", _key("shapes"), key, key, items, layout, pack, built_in=True)
 
 
 def _key(*what: object) -> str:
     return hashlib.sha256(repr((FORMAT, *what)).encode(errors="surrogateescape")).hexdigest()[:20]
 
 
-def _mapped(folder: Path, source: _Source, report: bool = False) -> dict[str, Store] | None:
-    """The stores of each split, None if they aren't there or damaged; `report` says which damage."""
-    if not folder.exists():
-        return None
-    try:
-        return {split: Store.open(folder / split) for split in source.counts}
-    except UserError as error:
+def _split(pixels: Pixels, name: str, members: Members, number: dict[int, int], classes: list[str]) -> Store:
+    images = np.array([number[id(item)] for item in members.items], np.int64)
+    kept = pixels.there[images]
+    if not kept.any():
+        raise UserError(f"no readable image is left for {name}: all {len(images)} are bad")
+    return pixels.split(images[kept], np.array(members.labels, np.int64)[kept], classes)
+
+
+def _count_line(pixels: Pixels) -> str:
+    """What every start says of the store: nothing is missing from a run unsaid."""
+    left_out = len(pixels.skipped)
+    line = f"{len(pixels) - left_out} images in the store, {left_out} left out"
+    unread = f", {len(pixels.unread)} of them because they can't be read" if pixels.unread else ""
+    return line + (f"{unread} (listed in {pixels.folder / 'manifest.json'})" if left_out else "")
+
+
+@dataclass
+class _Finder:
+    """Looks for a store of the source's pictures; looks again, with the lock held, before anything is packed.
+
+    Attributes:
+        refused: stores of other pictures, and what is to be said of them if it comes to packing.
+    """
+
+    cache: Path
+    source: _Source
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def find(self, report: bool = False) -> Pixels | None:
+        """The store of just these pictures, None if there is none; `report` says which damage was met.
+
+        Raises `UserError` where a store, or the cache, can't be read for want of memory or permission.
+        """
+        for name in self._candidates():
+            try:
+                pixels = Pixels.open(self.cache / name / "images")
+            except DamagedStore as error:  # another run may be mending it: not refused yet
+                if report:
+                    say(f"{error}: packing it again")
+                continue
+            if self._serves(name, pixels):
+                return pixels
         if report:
-            say(f"{error}: packing it again")
+            for line in filter(None, self.refused.values()):
+                say(line)
         return None
 
-
-def _packed(cache: Path, source: _Source) -> dict[str, Store]:
-    """The stores, packed into the cache unless another run does so in this moment."""
-    folder = cache / source.key
-    with locked(cache, source.key):
-        stores = _mapped(folder, source, report=True)
-        if stores is not None:
-            return stores
-        said = change(cache, source.identity, source.key, sum(source.counts.values()))
-        if said:
-            say(f"{source.name} {said}: packing it again")
-        clear_abandoned(cache)
+    def _candidates(self) -> list[str]:
         try:
-            _pack_whole(folder, source)
-            remember(cache, source.identity, source.key, source.name, sum(source.counts.values()))
+            names = [path.name for path in self.cache.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):  # packing makes it, or says why not
+            return []
+        except OSError as error:
+            raise UserError(f"can't read the cache {self.cache}: {error.strerror} (give --store.cache DIR)") from error
+        found = (name for name in names if name.startswith(f"{self.source.shape}-") and name not in self.refused)
+        return sorted(found, key=lambda name: (name != self._untouched(), name))
+
+    def _untouched(self) -> str | None:
+        """The store that was packed from this place, if no file was touched since."""
+        try:
+            record = cache.recall(self.cache, self.source.place)
+        except ValueError:  # `change` says so if it comes to packing
+            return None
+        return record.store if record is not None and record.listing == self.source.listing else None
+
+    def _serves(self, name: str, pixels: Pixels) -> bool:
+        source = self.source
+        if source.built_in:
+            return True
+        if len(pixels) != len(source.items):
+            self.refused[name] = ""
+        elif name != self._untouched():
+            if _all_agree(pixels, source.items):
+                self._remember(name)
+                return True
+            self.refused[name] = ""
+        elif not _agrees(pixels, source.items, _sample(len(pixels))):
+            self.refused[name] = f"{source.name}: files have other contents at the same sizes and times: packing again"
+        elif passed := [n for n in pixels.unread if _digest(source.items[n]) is not None]:
+            what = f"{len(passed)} files that couldn't be read can be read now"
+            self.refused[name] = f"{source.name}: {what}: packing it again"
+        else:
+            return True
+        return False
+
+    def _remember(self, name: str) -> None:
+        source = self.source
+        count = len(source.items)
+        line = f"{source.name} holds the same {count} files that {self.cache / name} was made of, compared byte by byte"
+        try:
+            cache.recall(self.cache, source.place)
+        except ValueError as error:
+            line += f" (the record of it is damaged: {error})"
+        try:
+            cache.remember(self.cache, source.place, source.record(name))
+        except UserError as error:
+            line += f" (at every start: {error})"
+        say(line)
+
+
+def _packed(finder: _Finder) -> Pixels:
+    """The pixels, packed into the cache unless another run does so in this moment."""
+    folder, source = finder.cache, finder.source
+    with cache.packing(folder, source.shape):
+        found = finder.find(report=True)
+        if found is not None:
+            return found
+        said = cache.change(folder, source.place, source.record(""))
+        if said:
+            say(f"{said}: packing it again")
+        cache.clear_abandoned(folder)
+        try:
+            return _pack_whole(folder, source)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"can't pack into {cache}: {reason} (--store.cache DIR elsewhere?)") from error
-    return {split: Store.open(folder / split) for split in source.counts}
+            raise UserError(f"can't pack into {folder}: {reason} (--store.cache DIR elsewhere?)") from error
 
 
-def _pack_whole(folder: Path, source: _Source) -> None:
-    """Make `folder` with all splits, or nothing; whatever was there is replaced."""
-    temporary = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+def _pack_whole(folder: Path, source: _Source) -> Pixels:
+    """Make the store, or nothing; a damaged one of the same name is replaced."""
+    partial = cache.begin(folder, source.shape)
     try:
-        for split in source.counts:
-            source.pack(split, temporary / split)
-        sync_folder(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
+        source.pack(partial / "images")
+        sync_folder(partial)
+        contents = Pixels.open(partial / "images").contents
+        name = f"{source.shape}-{hashlib.sha256(contents.tobytes()).hexdigest()[:12]}"
+        if not _intact(folder / name):
+            cache.settle(partial, folder / name)
+        sync_folder(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        cache.discard(partial)
+    cache.remember(folder, source.place, source.record(name))
+    return Pixels.open(folder / name / "images")
+
+
+def _intact(store: Path) -> bool:
+    """Whether a store of these pictures is there already: another machine, on a disk whose locks are local."""
+    try:
+        Pixels.open(store / "images")
+    except DamagedStore:
+        return False
+    return True
+
+
+def _sample(count: int) -> NDArray[np.int64]:
+    """Numbers of a few files, spread over all of them."""
+    return np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+
+
+def _digest(item: Item) -> bytes | None:
+    """The digest of the file's bytes as a store has it, None if it can't be read."""
+    try:
+        return content_digest(item.read())
+    except BadImage:
+        return content_digest(f"{item.size} bytes".encode())
+    except OSError:
+        return None
+
+
+def _agrees(pixels: Pixels, items: list[Item], numbers: NDArray[np.int64]) -> bool:
+    """Whether these files have the bytes that were packed; one that can't be read at all tells nothing."""
+    for n in numbers.tolist():
+        found = _digest(items[n])
+        if found is not None and n not in pixels.unread and found != pixels.contents[n].tobytes():
+            return False
+    return True
+
+
+def _all_agree(pixels: Pixels, items: list[Item]) -> bool:
+    """Whether all files are those that were packed, byte for byte; one that can't be read now is another."""
+    with progress_bar("files/s") as bar, contextlib.closing(in_order(_digest, items)) as found:
+        task = bar.add_task("comparing", total=len(items), rate="")
+        for n, (item, digest) in enumerate(zip(items, found)):
+            if item.name != pixels.names[n] or (digest or bytes(DIGEST_BYTES)) != pixels.contents[n].tobytes():
+                return False
+            if n % 100 == 0:
+                bar.update(task, completed=n)
+    return True

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from moco.data.depth import Kind
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -18,6 +20,8 @@ class Facts:
         dct, gradient: 64-bit perceptual hashes of the picture.
         width, height: in pixels, as stored.
         kind: file format and mode, `JPEG RGB`.
+        deep: the kind of its numbers if they have more than 8 bits.
+        ended: False for a JPEG that lacks its end marker and nothing else.
     """
 
     digest: bytes
@@ -26,6 +30,29 @@ class Facts:
     width: int
     height: int
     kind: str
+    deep: Kind | None = None
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Images of more than 8 bits with one kind of numbers.
+
+    Attributes:
+        images: how many.
+        found: least and greatest number in a sample of them, None where there are no data at all.
+        no_data: numbers that stand for "no data", as far as they could be told.
+        packed: the numbers that `--store.range auto` makes black and white.
+        full: those that `--store.range full` does.
+        share: `packed` over `full`: where it is small, `full` would show next to nothing.
+    """
+
+    images: int
+    found: tuple[float, float] | None
+    no_data: tuple[float, ...]
+    packed: tuple[float, float]
+    full: tuple[float, float]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +79,8 @@ class Diagnosis:
         exact_leaks, near_leaks: those of the groups that lie in both splits.
         label_conflicts: those of the exact groups that lie in several classes.
         classes: readable images of each class, by split.
+        depths: images of more than 8 bits, by the kind of their numbers.
+        unended: JPEGs without an end marker whose pixels are all there.
         sizes: what `size_statistics` says.
     """
 
@@ -66,6 +95,8 @@ class Diagnosis:
     near_leaks: list[list[str]]
     label_conflicts: list[list[str]]
     classes: dict[str, dict[str, int]]
+    depths: dict[str, Depth]
+    unended: list[str]
     sizes: dict[str, Any]
 
     @property

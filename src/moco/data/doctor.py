@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import imagehash
 import numpy as np
 from PIL import Image
 
 from moco.console import progress_bar
-from moco.data.diagnosis import Diagnosis, Facts, Unreadable, size_statistics
+from moco.data.diagnosis import Depth, Diagnosis, Facts, Unreadable, size_statistics
 from moco.data.duplicates import groups, near_pairs
-from moco.data.images import BadImage, decode, header, without_remarks
+from moco.data.images import BadImage, read_picture
 from moco.data.item import Item
 from moco.data.layout import Layout
 from moco.data.parallel import in_order
+from moco.data.ranges import Ranges
+from moco.data.remarks import without_remarks
 
 THUMBNAIL = 64  # px, short side that the hashes are made from
 
@@ -40,7 +44,8 @@ def examine(layout: Layout, distance: int) -> Diagnosis:
     gradient hashes in at most twice as many: one alone confuses things on plain backgrounds.
     """
     started = time.perf_counter()
-    patients = _seen(layout)
+    ranges = Ranges("auto", layout.pools)
+    patients = _seen(layout, ranges)
     well = [p for p in patients if isinstance(p.facts, Facts)]
     facts = [p.facts for p in well if isinstance(p.facts, Facts)]
     exact = groups(_chains([f.digest for f in facts]), len(well))
@@ -61,21 +66,25 @@ def examine(layout: Layout, distance: int) -> Diagnosis:
         exact_leaks=named(exact, _in_both_splits),
         near_leaks=named(near, _in_both_splits),
         label_conflicts=named(exact, lambda members: len({p.label for p in members}) > 1),
-        classes={
-            name: {split: sum(p.label == n and p.split == split for p in well) for split in ("train", "val")}
-            for n, name in enumerate(layout.classes)
-        },
+        classes=class_counts(layout.classes, ((p.label, p.split) for p in well)),
+        depths=_depths(facts, ranges),
+        unended=[p.item.name for p, f in zip(well, facts, strict=True) if not f.ended],
         sizes=size_statistics([(p.item.name, f) for p, f in zip(well, facts, strict=True)]),
     )
 
 
-def _seen(layout: Layout) -> list[_Patient]:
-    splits = {"train": layout.train} if layout.val is None else {"train": layout.train, "val": layout.val}
-    queue = [(item, name, n) for name, split in splits.items() for item, n in zip(split.items, split.labels)]
+def class_counts(classes: list[str], seen: Iterable[tuple[int, str]]) -> dict[str, dict[str, int]]:
+    """Images of each class by split; each of `seen`, (label, split), is looked at once."""
+    counts = Counter(seen)
+    return {name: {split: counts[n, split] for split in ("train", "val")} for n, name in enumerate(classes)}
+
+
+def _seen(layout: Layout, ranges: Ranges) -> list[_Patient]:
+    queue = [(item, name, n) for name, split in layout.splits.items() for item, n in zip(split.items, split.labels)]
     started = time.perf_counter()
     patients = []
     with (
-        contextlib.closing(in_order(look, [item for item, _, _ in queue])) as found,
+        contextlib.closing(in_order(partial(look, ranges=ranges), [item for item, _, _ in queue])) as found,
         without_remarks(),
         progress_bar("images/s") as bar,
     ):
@@ -87,22 +96,33 @@ def _seen(layout: Layout) -> list[_Patient]:
     return patients
 
 
-def look(item: Item) -> Facts | str:
-    """What one file is, or why it can't be read."""
+def look(item: Item, ranges: Ranges) -> Facts | str:
+    """What one file is, or why it can't be read; `ranges` as for packing."""
     try:
         content = item.read()
-        width, height, kind = header(content)
-        image = Image.fromarray(decode(content, THUMBNAIL))
+        seen = read_picture(content, THUMBNAIL, ranges)
     except BadImage as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
+    image = Image.fromarray(seen.pixels)
     dct, gradient = _packed(imagehash.phash(image)), _packed(imagehash.dhash(image))
-    return Facts(hashlib.sha256(content).digest(), dct, gradient, width, height, kind)
+    digest = hashlib.sha256(content).digest()
+    return Facts(digest, dct, gradient, seen.width, seen.height, seen.source, seen.deep, seen.ended)
 
 
 def _packed(found: imagehash.ImageHash) -> int:
     return int.from_bytes(np.packbits(found.hash).tobytes(), "big")
+
+
+def _depths(facts: list[Facts], ranges: Ranges) -> dict[str, Depth]:
+    counts = Counter(f.deep for f in facts if f.deep is not None)
+    found = {}
+    for kind in sorted(counts, key=str):
+        used = ranges(kind)
+        share = (used.high - used.low) / (kind.full[1] - kind.full[0])
+        found[str(kind)] = Depth(counts[kind], used.found, used.no_data, (used.low, used.high), kind.full, share)
+    return found
 
 
 def _in_both_splits(members: list[_Patient]) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,14 @@ from moco.console import console, say
 from moco.data.catalog import Archive
 from moco.data.transfer import CHUNK_BYTES, Patience, size_bytes, transfer
 from moco.errors import UserError
+from moco.files import locked
 
 
 def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> Path:
     """Download `archive` into `folder`, which exists, unless it is there already; return the verified file.
 
-    Size and checksums are compared on every path, also for a file that was there before: a damaged one is
-    downloaded again. What arrived of a broken download stays as `<name>.part` and is continued.
+    Size and checksums are compared on every path, also for a file that was there before: a damaged one is set
+    aside and downloaded again. What arrived of a broken download stays as `<name>.part` and is continued.
     Raises `UserError` for a wrong checksum (the file is removed), an address that doesn't answer, no network,
     and a full disk.
     """
@@ -29,8 +28,7 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
         problem = mismatch(path, archive)
         if problem is None:
             return path
-        say(f"{path} is damaged ({problem}): downloading it again")
-        path.unlink()
+        say(f"{path} is damaged ({problem}): downloading it again; the old one is now {_set_aside(path)}")
     part = folder / f"{archive.filename}.part"
     if size_bytes(part) > archive.size_bytes:
         part.unlink()
@@ -45,15 +43,21 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
 
 
 def mismatch(path: Path, archive: Archive) -> str | None:
-    """What is wrong with the file at `path`, or None if size, MD5 and SHA-256 are right."""
+    """What is wrong with the file at `path`, or None if size, MD5 and SHA-256 are right.
+
+    Raises `UserError` where it can't be read: that is no damage.
+    """
     found_bytes = size_bytes(path)
     if found_bytes != archive.size_bytes:
         return f"{found_bytes} bytes instead of {archive.size_bytes}"
     digests = {"md5": hashlib.md5(usedforsecurity=False), "sha256": hashlib.sha256()}
-    with path.open("rb") as file, console.status(f"verifying {archive.filename}"):
-        while chunk := file.read(CHUNK_BYTES):
-            for digest in digests.values():
-                digest.update(chunk)
+    try:
+        with path.open("rb") as file, console.status(f"verifying {archive.filename}"):
+            while chunk := file.read(CHUNK_BYTES):
+                for digest in digests.values():
+                    digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
     for name, digest in digests.items():
         expected = getattr(archive, name)
         if digest.hexdigest() != expected:
@@ -65,23 +69,25 @@ def mismatch(path: Path, archive: Archive) -> str | None:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder` for one download at a time; a second one waits. Made if missing.
 
-    The kernel lets go of the lock when the process ends, however it ends. Raises `UserError` where the folder
-    can't be written.
+    The lock ends with the process, however it ends. Raises `UserError` where the folder can't be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".moco-download.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"can't write to {folder}: {error.strerror} (choose another folder with --to)") from error
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another download into {folder} is running, waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            folder.mkdir(parents=True, exist_ok=True)
+            busy = f"another download into {folder} is running, waiting for it"
+            held.enter_context(locked(folder / ".moco-download.lock", busy, say))
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"can't write to {folder}: {reason} (choose another folder with --to)") from error
         yield
-    finally:
-        os.close(handle)
+
+
+def _set_aside(path: Path) -> Path:
+    """Give a file a name that nothing has: it may be somebody's own, so it isn't removed."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return path.rename(aside)
 
 
 def _require_space(folder: Path, needed_bytes: int) -> None:

@@ -1,11 +1,12 @@
-"""Decode once, in parallel: a split's images into a packed store (`store.py` says what it looks like)."""
+"""Decode once, in parallel: all images of a place into a packed store (`store.py` says what it looks like)."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,71 +17,143 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.console import progress_bar, say
-from moco.data.images import BadImage, decode, without_remarks
-from moco.data.item import Item, printable
+from moco.data.depth import Kind
+from moco.data.images import BadImage, Picture, read_picture
+from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
+from moco.data.levels import Range
 from moco.data.parallel import in_order
-from moco.data.store import FORMAT, TABLES, digest_of
+from moco.data.ranges import Ranges
+from moco.data.remarks import without_remarks
+from moco.data.store import FORMAT, TABLES, digest_of, resource_reason
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
 
-Pixels = NDArray[np.uint8]
 MIN_BAD = 10  # a handful of bad files never stops a small folder, unless none is allowed at all
 NAMED = 10  # bad files named in one line
+_SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of one file.
+
+    Attributes:
+        picture: what was decoded, None if it is left out.
+        digest: of its bytes, `DIGEST_BYTES` long; zeros if they couldn't be read.
+        reason: why it is left out.
+        unread: whether that may pass: the file couldn't be read, so nothing is known of the picture.
+    """
+
+    picture: Picture | None
+    digest: bytes = bytes(DIGEST_BYTES)
+    reason: str = ""
+    unread: bool = False
+
+
+@dataclass
+class Read:
+    """How images were read, where that isn't plain.
+
+    Attributes:
+        counts: images of more than 8 bits, by their kind.
+        ranges: what became black and white in each kind.
+        unended: names of JPEGs without an end marker.
+    """
+
+    counts: Counter[Kind] = field(default_factory=Counter)
+    ranges: dict[Kind, Range] = field(default_factory=dict)
+    unended: list[str] = field(default_factory=list)
+
+    def add(self, name: str, picture: Picture, ranges: Ranges) -> None:
+        """Count one image."""
+        if picture.deep is not None:
+            self.counts[picture.deep] += 1
+            self.ranges[picture.deep] = ranges(picture.deep)
+        if not picture.ended:
+            self.unended.append(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        kinds = sorted(self.counts, key=str)
+        used = {str(kind): {"images": self.counts[kind], **self.ranges[kind].as_dict()} for kind in kinds}
+        return {"ranges": used, "unended": self.unended}
+
+    def lines(self) -> list[str]:
+        """What a person should know, a sentence each."""
+        said = [
+            f"more than 8 bits: {self.counts[kind]} {kind} image{'s' * (self.counts[kind] != 1)}, {self.ranges[kind]}"
+            for kind in sorted(self.counts, key=str)
+        ]
+        if self.unended:
+            count, names = len(self.unended), [printable(name) for name in self.unended]
+            said.append(f"{count} JPEG{'s' * (count != 1)} without an end marker, pixels whole: {_shortened(names)}")
+        return said
 
 
 @dataclass
 class Writer:
-    """Appends images to the files of one store; `finish` makes it whole, `close` after either end."""
+    """Appends files to the tables of one store; `finish` makes it whole, `close` after either end."""
 
     folder: Path
     names: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
-    bytes: int = 0
+    digests: list[bytes] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
+    length: int = 0  # bytes of pixels
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
-        self._digest = hashlib.sha256()
         self._file = (self.folder / "pixels.npy").open("wb")
         _write_header(self._file, 0)
 
-    def add(self, name: str, pixels: Pixels, label: int) -> None:
-        """Append one uint8 image (H, W, 3)."""
-        content = pixels.tobytes()
-        self._file.write(content)
-        self._digest.update(content)
-        self.names.append(name)
-        self.labels.append(label)
-        self.sizes.append((pixels.shape[0], pixels.shape[1]))
-        self.offsets.append(self.bytes)
-        self.bytes += len(content)
+    def add(self, name: str, loaded: Loaded) -> None:
+        """Append one file, left out or not."""
+        if loaded.picture is not None:
+            self.add_pixels(name, loaded.picture.pixels, loaded.digest)
+            return
+        if loaded.unread:
+            self.unread.append(len(self.names))
+        self.skipped.append((name, loaded.reason))
+        self._append(name, 0, 0, loaded.digest)
 
-    def finish(self, classes: list[str], skipped: list[tuple[str, str]]) -> None:
-        """Write the tables and the manifest, and sync everything. `skipped` has (name, reason) pairs."""
+    def add_pixels(self, name: str, pixels: NDArray[np.uint8], digest: bytes = bytes(DIGEST_BYTES)) -> None:
+        """Append one image, uint8 (H, W, 3)."""
+        self._file.write(pixels.tobytes())
+        self._append(name, pixels.shape[0], pixels.shape[1], digest)
+
+    def _append(self, name: str, height: int, width: int, digest: bytes) -> None:
+        self.names.append(name)
+        self.sizes.append((height, width))
+        self.digests.append(digest)
+        self.offsets.append(self.length)
+        self.length += 3 * height * width
+
+    def finish(self, read: Read | None = None) -> None:
+        """Write the tables and the manifest, and sync everything."""
         self._file.seek(0)
-        _write_header(self._file, self.bytes)
+        _write_header(self._file, self.length)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         tables: tuple[NDArray[Any], ...] = (
             np.asarray(self.offsets, np.int64),
             np.asarray(self.sizes, np.int32).reshape(-1, 2),
-            np.asarray(self.labels, np.int64),
+            np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, DIGEST_BYTES),
         )
         for name, table in zip(TABLES, tables, strict=True):
             with (self.folder / f"{name}.npy").open("wb") as file:
                 np.save(file, table)
                 file.flush()
                 os.fsync(file.fileno())
-            self._digest.update(table.tobytes())
         manifest = {
             "format": FORMAT,
-            "bytes": self.bytes,
+            "bytes": self.length,
             "tables": digest_of(*tables),
-            "fingerprint": self._digest.hexdigest(),
-            "classes": classes,
-            "skipped": skipped,
+            "unread": self.unread,
+            "skipped": self.skipped,
+            **(read or Read()).as_dict(),
             "names": self.names,
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -99,54 +172,90 @@ def _write_header(file: IO[bytes], count: int) -> None:
 def pack_items(
     folder: Path,
     items: list[Item],
-    labels: list[int],
-    classes: list[str],
     short_side: int,
     max_bad: float,
-    what: str,
+    ranges: Ranges | None = None,
     quiet: bool = False,
 ) -> None:
     """Decode `items` on all cores into a store at `folder`, with a progress bar and a line unless `quiet`.
 
-    Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the
-    share `max_bad` is bad, or nothing is left; `OSError` where the disk is full.
+    `ranges` says what becomes black and white in images of more than 8 bits; without it `items` decide.
+    Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the share
+    `max_bad` is bad, or nothing is left, and where the machine runs out of memory or open files; `OSError` where
+    the disk is full.
     """
-    skipped: list[tuple[str, str]] = []
-    limit = _most_bad(len(items), max_bad)
+    ranges = ranges or Ranges("auto", [items])
+    read = Read()
     started = time.perf_counter()
     bar = progress_bar("images/s")
     bar.disable = quiet
     with (
         contextlib.closing(Writer(folder)) as writer,
-        contextlib.closing(in_order(partial(_load, short_side=short_side), items)) as decoded,
+        contextlib.closing(in_order(partial(load, short_side=short_side, ranges=ranges), items)) as decoded,
         without_remarks(),
         bar,
     ):
-        task = bar.add_task(f"packing {what}", total=len(items), rate="")
-        for done, (item, label, pixels) in enumerate(zip(items, labels, decoded), 1):
-            if isinstance(pixels, str):
-                skipped.append((item.name, pixels))
-                if len(skipped) > limit:
-                    raise UserError(_too_many(skipped, done))
+        task = bar.add_task("packing", total=len(items), rate="")
+        for done, (item, loaded) in enumerate(zip(items, decoded), 1):
+            writer.add(item.name, loaded)
+            if loaded.picture is None:
+                check_skipped(writer.skipped, len(items), max_bad, done)
             else:
-                writer.add(item.name, pixels, label)
+                read.add(item.name, loaded.picture, ranges)
             if done % 50 == 0 or done == len(items):
                 bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
-        writer.finish(classes, skipped)
+        writer.finish(read)
     seconds = time.perf_counter() - started
     if quiet:
         return
-    say(f"packed {len(writer.names)} {what} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
-    if skipped:
-        say(f"skipped {len(skipped)} bad images: {_listed(skipped)}")
+    packed = len(items) - len(writer.skipped)
+    say(f"packed {packed} images in {seconds:.1f} s ({len(items) / seconds:,.0f} images/s)")
+    for line in read.lines():
+        say(line)
+    if writer.skipped:
+        say(f"skipped {len(writer.skipped)} bad images: {listed(writer.skipped)}")
+    if writer.unread:
+        say(f"{len(writer.unread)} of them couldn't be read, whatever they are: tried again at the next start")
 
 
-def pack_arrays(folder: Path, images: Iterable[tuple[str, Pixels, int]], classes: list[str]) -> None:
-    """Store images that are arrays already, (name, uint8 (H, W, 3), label) each."""
+def pack_arrays(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:
+    """Store images that are arrays already, (name, uint8 (H, W, 3)) each."""
     with contextlib.closing(Writer(folder)) as writer:
-        for name, pixels, label in images:
-            writer.add(name, pixels, label)
-        writer.finish(classes, [])
+        for name, pixels in images:
+            writer.add_pixels(name, pixels)
+        writer.finish()
+
+
+def load(item: Item, short_side: int, ranges: Ranges) -> Loaded:
+    """The item's picture, or why there are none.
+
+    Raises `UserError` where the machine has no memory or no open file left: that says nothing of the picture.
+    """
+    try:
+        content = item.read()
+    except BadImage as error:
+        return Loaded(None, content_digest(f"{item.size} bytes".encode()), str(error))
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.errno in _SHORTAGES:
+            raise UserError(f"{printable(item.name)} can't be read: {resource_reason(error)}") from error
+        return Loaded(None, reason=error.strerror or str(error), unread=True)
+    try:
+        return Loaded(read_picture(content, short_side, ranges), content_digest(content))
+    except BadImage as error:
+        return Loaded(None, content_digest(content), str(error))
+
+
+def check_skipped(skipped: list[tuple[str, str]], count: int, max_bad: float, seen: int) -> None:
+    """Raise `UserError` if more than `max_bad` of `count` files are left out, `seen` of them looked at so far."""
+    if len(skipped) > _most_bad(count, max_bad):
+        of = f"the first {seen}" if seen < count else str(count)
+        bad = f"{len(skipped)} of {of} images are bad"
+        raise UserError(f"{bad}, too many (--store.max_bad): {listed(skipped)}")
+
+
+def listed(skipped: list[tuple[str, str]]) -> str:
+    """The first few of the files left out, with the reason of each."""
+    return _shortened([f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]], len(skipped))
 
 
 def _most_bad(count: int, share: float) -> int:
@@ -154,21 +263,8 @@ def _most_bad(count: int, share: float) -> int:
     return min(max(int(share * count), MIN_BAD if share > 0 else 0), count - 1)
 
 
-def _load(item: Item, short_side: int) -> Pixels | str:
-    """The item's pixels, or why there are none."""
-    try:
-        return decode(item.read(), short_side)
-    except BadImage as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
-
-
-def _too_many(skipped: list[tuple[str, str]], seen: int) -> str:
-    return f"{len(skipped)} of the first {seen} images are bad, too many (--store.max_bad): {_listed(skipped)}"
-
-
-def _listed(skipped: list[tuple[str, str]]) -> str:
-    shown = [f"{printable(name)} ({printable(reason)})" for name, reason in skipped[:NAMED]]
-    more = f", and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return ", ".join(shown) + more
+def _shortened(shown: list[str], count: int | None = None) -> str:
+    """The first few of `count` things, and how many more there are."""
+    count = len(shown) if count is None else count
+    more = f", and {count - NAMED} more" if count > NAMED else ""
+    return ", ".join(shown[:NAMED]) + more

@@ -1,35 +1,141 @@
-"""The packed store: decoded pixels of one split in plain numpy files, memory-mapped.
+"""Packed pixels: every decoded image of one place in plain numpy files, memory-mapped, and the splits made of them.
 
-    pixels.npy   uint8 (bytes,)   every image's rows, RGB, one image after the other
-    offsets.npy  int64 (N,)       where each begins
-    sizes.npy    int32 (N, 2)     height, width
-    labels.npy   int64 (N,)       class number, -1 where unknown
-    manifest.json                 format   number of this layout, `FORMAT`
-                                  bytes    length of pixels.npy's array
-                                  tables   SHA-256 of the three tables' values, in the order above
-                                  fingerprint  SHA-256 of the pixels, then the three tables' values
-                                  classes  class names; empty without labels
-                                  names    path of each image inside the source
-                                  skipped  [path, reason] of each file that was no readable image
+    STORE/.moco-store.json    who made it; nothing without it is ever removed
+    STORE/images/pixels.npy   uint8 (bytes,)   every image's rows, RGB, one image after the other
+    STORE/images/offsets.npy  int64 (M,)       where each begins
+    STORE/images/sizes.npy    int32 (M, 2)     height, width; 0, 0 for a file that was left out
+    STORE/images/contents.npy uint8 (M, 16)    digest of each file's bytes; zeros for one that couldn't be read
+    STORE/images/manifest.json                 format   number of this layout, `FORMAT`
+                                               bytes    length of pixels.npy's array
+                                               tables   SHA-256 of the three tables' values, in the order above
+                                               names    path of each file inside the source, M of them
+                                               skipped  [path, reason] of each file that was left out
+                                               unread   numbers of those that couldn't be read: tried again
+                                               ranges   of each kind of numbers above 8 bits, what became black and
+                                                        white
+                                               unended  path of each JPEG that lacked its end marker
+    STORE/splits/KEY.npy      int64 (N, 2)     a split: number of the image, number of its class (-1: unknown)
+    STORE/splits/KEY.json                      classes  class names; empty without labels
+                                               fingerprint  SHA-256 of the split's pixels, then of the values that
+                                                            offsets, sizes and labels have in a store of this
+                                                            split alone
 
-Any program that reads numpy's format reads it: `pixels[o : o + h * w * 3].reshape(h, w, 3)`.
+Any program that reads numpy's format reads it: `pixels[o : o + h * w * 3].reshape(h, w, 3)`. Labels and splits are
+tables beside one set of pixels, so another `holdout` costs no decoding.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import UserError
+from moco.files import atomic, read_json, write_json
 
-FORMAT = 2
-TABLES = ("offsets", "sizes", "labels")
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 3
+TABLES = ("offsets", "sizes", "contents")
+_CHUNK_BYTES = 2**24
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # all other `OSError`s say nothing of the files
+
+
+class DamagedStore(UserError):
+    """A packed store whose files are not what was written: packing again mends it."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Every image of one place, decoded, and what was left out.
+
+    Attributes:
+        folder: where they are, `STORE/images`.
+        pixels: uint8 (bytes,), memory-mapped read-only; pages are shared between processes.
+        offsets: int64 (M,).
+        sizes: int32 (M, 2), height and width in pixels, 0 for a file that was left out.
+        contents: uint8 (M, 16), digests of the files' bytes.
+        names: paths inside the source, M of them.
+        skipped: (path, reason) of each file that was left out.
+        unread: numbers of those of them that couldn't be read.
+    """
+
+    folder: Path
+    pixels: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    contents: NDArray[np.uint8]
+    names: list[str]
+    skipped: list[tuple[str, str]]
+    unread: list[int]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """bool (M,): which files are images."""
+        return self.sizes[:, 0] > 0
+
+    @classmethod
+    def open(cls, folder: Path) -> Pixels:
+        """Map what lies in `folder`; the pixels themselves are not read.
+
+        Raises `DamagedStore` unless these are the files, lengths and tables that were written, and `UserError`
+        where they can't be read: for want of memory, permission or a sound disk.
+        """
+        try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            pixels = _mapped(folder / "pixels.npy")
+            offsets, sizes, contents = (np.array(_mapped(folder / f"{name}.npy")) for name in TABLES)
+            intact = (
+                manifest["format"] == FORMAT
+                and (pixels.dtype, pixels.shape) == (np.uint8, (manifest["bytes"],))
+                and manifest["tables"] == digest_of(offsets, sizes, contents)
+                and len(manifest["names"]) == len(offsets)
+            )
+            if not intact:
+                raise ValueError("its parts don't belong together")
+            skipped = [(name, reason) for name, reason in manifest["skipped"]]
+            return cls(folder, pixels, offsets, sizes, contents, manifest["names"], skipped, manifest["unread"])
+        except (*_GONE, ValueError, EOFError, TypeError, LookupError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise DamagedStore(f"packed store {folder} is damaged ({reason})") from error
+        except (OSError, MemoryError) as error:
+            raise UserError(f"packed store {folder} can't be read: {resource_reason(error)}") from error
+
+    def split(self, images: NDArray[np.int64], labels: NDArray[np.int64], classes: list[str]) -> Store:
+        """The split of `images` (N,), numbers of files of which none was left out, with `labels` (N,).
+
+        Its fingerprint is looked up beside the pixels, or computed and, where that can be written, kept there.
+        """
+        key = digest_of(images, labels) + "\0".join(classes)
+        key = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:20]
+        sizes = self.sizes[images]
+        table = self.folder.parent / "splits" / f"{key}.json"
+        fingerprint = _kept_fingerprint(table)
+        store = Store(
+            pixels=self.pixels,
+            offsets=self.offsets[images],
+            heights=sizes[:, 0].copy(),
+            widths=sizes[:, 1].copy(),
+            labels=labels,
+            names=[self.names[i] for i in images.tolist()],
+            classes=classes,
+            fingerprint=fingerprint or _fingerprint(self.pixels, self.offsets[images], sizes, labels),
+        )
+        if fingerprint is None:
+            _keep(table, np.stack([images, labels], 1), store)
+        return store
 
 
 @dataclass(frozen=True)
@@ -37,13 +143,13 @@ class Store:
     """One split, decoded.
 
     Attributes:
-        pixels: uint8 (bytes,), memory-mapped; pages are shared between processes.
-        offsets: int64 (N,).
+        pixels: uint8 (bytes,), memory-mapped read-only; other splits' images lie between this one's.
+        offsets: int64 (N,), into `pixels`.
         heights, widths: int32 (N,), in pixels.
         labels: int64 (N,), -1 where there is none.
         names: paths inside the source, N of them.
         classes: class names, empty without labels.
-        fingerprint: hex digest of the pixels and labels.
+        fingerprint: hex digest of this split's pixels and labels, wherever its images lie.
     """
 
     pixels: NDArray[np.uint8]
@@ -63,44 +169,54 @@ class Store:
         """Whether every image has a label."""
         return bool(self.classes)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this split's images: less than `pixels` has where there are other splits."""
+        return int((self.heights.astype(np.int64) * self.widths * 3).sum())
+
     def image(self, index: int) -> NDArray[np.uint8]:
         """One image, uint8 RGB (H, W, 3), a view of the mapped pixels."""
         start, height, width = int(self.offsets[index]), int(self.heights[index]), int(self.widths[index])
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
-    @classmethod
-    def open(cls, folder: Path) -> Store:
-        """Map the store in `folder`.
+    def tensor(self) -> torch.Tensor:
+        """`pixels` as a tensor of the same memory, which the kernel lets nobody write: only ever read it."""
+        import torch
 
-        Raises `UserError` if it is damaged: not the files, lengths or tables that were written. The pixels
-        themselves are not read.
-        """
-        try:
-            manifest = json.loads((folder / "manifest.json").read_bytes())
-            # "c": torch wants writable memory; nothing writes, so the pages stay shared.
-            pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="c")
-            offsets, sizes, labels = (_read(folder / f"{name}.npy") for name in TABLES)
-            intact = (
-                manifest["format"] == FORMAT
-                and (pixels.dtype, pixels.shape) == (np.uint8, (manifest["bytes"],))
-                and manifest["tables"] == digest_of(offsets, sizes, labels)
-                and len(manifest["names"]) == len(offsets)
-            )
-            if not intact:
-                raise ValueError("its parts don't belong together")
-            return cls(
-                pixels=pixels,
-                offsets=offsets,
-                heights=sizes[:, 0].copy(),
-                widths=sizes[:, 1].copy(),
-                labels=labels,
-                names=manifest["names"],
-                classes=manifest["classes"],
-                fingerprint=manifest["fingerprint"],
-            )
-        except (OSError, ValueError, EOFError, TypeError, LookupError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(f"packed store {folder} is damaged ({reason})") from error
+        with warnings.catch_warnings():
+            # torch warns that writing into it is undefined; the pages are read-only, so a write ends the process
+            # before it changes anything. A writable mapping would be charged against memory, however large it is.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.pixels)
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """A copy of this split's images alone on `device`: uint8 (nbytes,), and where each begins, int64 (N,)."""
+        import torch
+
+        mapped, begin = self.tensor(), 0
+        copy = torch.empty(self.nbytes, dtype=torch.uint8, device=device)
+        for first, last in runs(self.offsets, self.heights, self.widths):
+            copy[begin : begin + last - first].copy_(mapped[first:last])
+            begin += last - first
+        return copy, dense_offsets(self.heights, self.widths)
+
+
+def runs(
+    offsets: NDArray[np.int64], heights: NDArray[np.int32], widths: NDArray[np.int32]
+) -> Iterator[tuple[int, int]]:
+    """The stretches of pixels, (first byte, byte after the last), that hold the images in their order."""
+    ends = offsets + heights.astype(np.int64) * widths * 3
+    breaks = np.flatnonzero(offsets[1:] != ends[:-1]) + 1
+    firsts = [0, *breaks.tolist()] if len(offsets) else []
+    lasts = [*breaks.tolist(), len(offsets)] if len(offsets) else []
+    for first, last in zip(firsts, lasts, strict=True):
+        yield int(offsets[first]), int(ends[last - 1])
+
+
+def dense_offsets(heights: NDArray[np.int32], widths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Where each image begins when they lie one after the other, int64 (N,)."""
+    sizes = heights.astype(np.int64) * widths * 3
+    return np.cumsum(sizes) - sizes
 
 
 def digest_of(*tables: NDArray[np.generic]) -> str:
@@ -111,32 +227,52 @@ def digest_of(*tables: NDArray[np.generic]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> NDArray[Any]:
-    with path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+def resource_reason(error: OSError | MemoryError) -> str:
+    """A machine's shortage in words, with what to do where that is known."""
+    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+        return "not enough memory (the files are fine; end other programs, or raise the job's limit)"
+    advice = {
+        errno.EACCES: " (the files may be fine; --store.cache DIR elsewhere?)",
+        errno.EPERM: " (the files may be fine; --store.cache DIR elsewhere?)",
+        errno.EMFILE: " (raise `ulimit -n`)",
+        errno.ENFILE: " (too many files are open on this machine)",
+    }
+    return f"{error.strerror or error}{advice.get(error.errno or 0, '')}"
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """What a run trains and is measured on.
+def _fingerprint(
+    pixels: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[np.int32], labels: NDArray[np.int64]
+) -> str:
+    """SHA-256 of the images' pixels, then of offsets, sizes and labels as in a store of these images alone."""
+    digest = hashlib.sha256()
+    heights, widths = sizes[:, 0], sizes[:, 1]
+    for first, last in runs(offsets, heights, widths):
+        for begin in range(first, last, _CHUNK_BYTES):
+            digest.update(pixels[begin : min(begin + _CHUNK_BYTES, last)].data)
+    for table in (dense_offsets(heights, widths), sizes, labels):
+        digest.update(np.ascontiguousarray(table).tobytes())
+    return digest.hexdigest()
 
-    Attributes:
-        train: the training split.
-        val: the validation split, None without labels.
-        note: one line on how it was read.
-    """
 
-    train: Store
-    val: Store | None
-    note: str
+def _kept_fingerprint(table: Path) -> str | None:
+    """The fingerprint that was kept at `table`; None where there is none, or it is damaged."""
+    try:
+        kept = read_json(table, "split")
+    except UserError:  # not there yet, or not readable: it is computed, which gives the same
+        return None
+    found = kept.get("fingerprint") if isinstance(kept, dict) and kept.get("format") == FORMAT else None
+    return found if isinstance(found, str) and len(found) == 64 else None
 
-    @property
-    def classes(self) -> list[str]:
-        """Class names, empty without labels."""
-        return self.train.classes
 
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Digest of each split's pixels and labels."""
-        found = {"train": self.train.fingerprint}
-        return found if self.val is None else {**found, "val": self.val.fingerprint}
+def _keep(table: Path, rows: NDArray[np.int64], store: Store) -> None:
+    try:
+        with atomic(table.with_suffix(".npy")) as file:
+            np.save(file, rows)
+        write_json(table, {"format": FORMAT, "classes": store.classes, "fingerprint": store.fingerprint})
+    except UserError:  # a cache that may only be read: the next start computes it again
+        return
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """The array in `path`, mapped read-only: what is read is charged to nobody, however large the file is."""
+    return np.lib.format.open_memmap(path, mode="r")

@@ -6,35 +6,40 @@ import posixpath
 import tarfile
 from pathlib import Path
 
-from moco.data.item import Item, is_image_name, printable
+from moco.data.census import Census
+from moco.data.item import Item, printable
 from moco.errors import UserError
 
 
-def scan_tar(path: Path) -> list[Item]:
+def scan_tar(path: Path, census: Census) -> list[Item]:
     """The image files in the uncompressed tar at `path`; of members with the same name the last, as tar does.
 
     A link counts as the file that it names; one that names nothing in the tar stays in the list, without
     bytes, so that packing counts it. Raises `UserError` if `path` is no readable tar.
     """
-    if path.suffix.lower() != ".tar":
-        what = "give a folder or an uncompressed .tar (unpack compressed archives first)"
-        raise UserError(f"--data {printable(str(path))}: {what}")
     try:
         with tarfile.open(path, "r:") as archive:
-            members = {_clean(member.name): member for member in archive}
+            members = {clean(member.name): member for member in archive}
             _check_end(path, archive.offset)
-        mtime_ns = path.stat().st_mtime_ns
+        status = path.stat()
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         reason = printable(" ".join(str(error).split()))
         raise UserError(f"--data {printable(str(path))}: not a readable tar ({reason})") from error
     items: list[Item] = []
     for name, member in members.items():
-        if not is_image_name(name) or not (member.isreg() or member.issym() or member.islnk()):
+        if not (member.isreg() or member.issym() or member.islnk()):
             continue
         target = _target(name, member, members)
         where = (0, 0) if target is None else (target.offset_data, target.size)
-        items.append(Item(name, path, *where, mtime_ns))
+        item = Item(name, path, *where, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+        if census.takes(item):
+            items.append(item)
     return items
+
+
+def clean(name: str) -> str:
+    """A member's path without `.`, `..` and leading `/`: it is only ever a name, never a place to write to."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
 def _target(name: str, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
@@ -57,8 +62,3 @@ def _check_end(path: Path, offset: int) -> None:
         block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0") or 0 < len(block) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"damaged header at byte {offset}")
-
-
-def _clean(name: str) -> str:
-    """A member's path without `.`, `..` and leading `/`: it is only ever a name, never a place to write to."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))

@@ -21,18 +21,21 @@ class FiniteGuard:
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer = optimizer
         self._bad_step = torch.full((), -1, device=device) if device.type == "cuda" else None
-        self.step = 0
-        self.lr = 0.0
+        self._step, self._lr = 0, 0.0
+
+    def watch(self, step: int, lr: float) -> None:
+        """The next loss is that of `step`, at this learning rate."""
+        self._step, self._lr = step, lr
 
     def __call__(self, loss: Tensor) -> None:
-        """Look at the loss of step `self.step`. Raises `TrainingFailed` on the CPU."""
+        """Look at the loss. Raises `TrainingFailed` on the CPU."""
         if self._bad_step is None:
             if not math.isfinite(loss.item()):
-                self._fail(self.step)
+                self._fail(self._step)
             return
         bad = ~torch.isfinite(loss.detach())
         first = bad & (self._bad_step < 0)
-        self._bad_step = torch.where(first, torch.full_like(self._bad_step, self.step), self._bad_step)
+        self._bad_step = torch.where(first, torch.full_like(self._bad_step, self._step), self._bad_step)
         found = (self._bad_step >= 0).float()
         self._optimizer.found_inf = found  # type: ignore[attr-defined]
         self._optimizer.grad_scale = torch.ones_like(found)  # type: ignore[attr-defined]
@@ -43,4 +46,4 @@ class FiniteGuard:
             self._fail(bad)
 
     def _fail(self, step: int) -> None:
-        raise TrainingFailed(f"the loss is not finite at step {step} (lr {self.lr:.3g})")
+        raise TrainingFailed(f"the loss is not finite at step {step} (lr {self._lr:.3g})")

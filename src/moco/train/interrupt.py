@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
-_STOP = (signal.SIGINT, signal.SIGTERM)
+_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM only set `stop`, and SIGUSR1 sets `save`.
+    """While entered, SIGINT, SIGTERM and SIGHUP only set `stop`, and SIGUSR1 sets `save`.
 
-    A second SIGINT or SIGTERM ends the process at once, by the signal's own default.
+    A second one of the three ends the process at once, by the signal's own default. A signal that whoever started the
+    process has it ignore (nohup: SIGHUP) stays ignored. Outside the main thread nothing can be caught, and isn't.
     """
 
     def __init__(self) -> None:
@@ -21,8 +23,11 @@ class StopSignals:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in _STOP:
-            self._before[number] = signal.signal(number, self._on_stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_stop)
         if hasattr(signal, "SIGUSR1"):
             self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_save)
         return self

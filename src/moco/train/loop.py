@@ -3,85 +3,72 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import Any, cast
 
 from moco import checkpoint
-from moco.config import Config
-from moco.console import progress_bar, say
-from moco.data.sampler import Sampler
+from moco.console import Bar, progress, say
 from moco.errors import Interrupted, TrainingFailed
-from moco.model.moco import MoCo
-from moco.randomness import Purpose, permutation, torch_seed
 from moco.rundir import RunDir
 from moco.runtime import Runtime
-from moco.train.guard import FiniteGuard
 from moco.train.interrupt import StopSignals
 from moco.train.metrics import Row, TensorBoard, epoch_line, write_csv
-from moco.train.optimizer import set_lr
-from moco.train.schedule import learning_rate
-from moco.train.state import TrainState, checkpoint_content
-from moco.train.step import StepStats, train_step
+from moco.train.pace import Pace
+from moco.train.steps import StepLog
+from moco.train.training import Training
 
 Evaluator = Callable[[], Iterable[tuple[str, float]]]
-MakeViews = Callable[[NDArray[np.int64], int], tuple[Tensor, Tensor]]
-SAVING_SHARE = 0.05  # of the time, where checkpoint.every_epochs leaves it open
 REFRESH_S = 0.5  # the progress bar's interval; each refresh is a host sync
 
 
-@dataclass
-class Loop:
-    """One pre-training run, from wherever `state` stands to the end.
+@dataclass(frozen=True)
+class Monitors:
+    """What is measured at an epoch's end.
 
     Attributes:
-        views: (image numbers, epoch) -> the two views of the batch.
-        ahead: told the next batch's image numbers while this one is trained on, so that they can be read.
-        evaluators: every one is asked each `monitor_every` epochs and after the last; yields (column, value).
+        evaluators: every one is asked each `every_epochs` and after the last; yields (column, value).
+        every_epochs: their interval.
         health: asked each epoch; yields (column, value).
         diagnose: a row -> one sentence if it says that something is wrong.
-        monitor: the column whose best checkpoint is kept.
-        about: versions, hardware and data fingerprints, stored in each checkpoint.
+        best_by: the column whose best checkpoint is kept.
     """
 
-    config: Config
-    run: RunDir
-    runtime: Runtime
-    model: MoCo
-    optimizer: torch.optim.Optimizer
-    sampler: Sampler
-    views: MakeViews
-    ahead: Callable[[NDArray[np.int64]], None]
-    state: TrainState
-    evaluators: list[Evaluator]
-    monitor_every: int
-    health: Evaluator
-    diagnose: Callable[[Row], str | None]
-    monitor: str
-    about: dict[str, object]
+    evaluators: list[Evaluator] = field(default_factory=list)
+    every_epochs: int = 1
+    health: Evaluator = tuple
+    diagnose: Callable[[Row], str | None] = lambda row: None
+    best_by: str = "knn_top1"
 
-    def __post_init__(self) -> None:
-        self.guard = FiniteGuard(self.optimizer, self.runtime.device)
+
+class Loop:
+    """One run in its directory, from wherever `training` stands to the end.
+
+    `about` has versions, hardware and data fingerprints; it is stored in each checkpoint.
+    """
+
+    def __init__(
+        self, run: RunDir, training: Training, runtime: Runtime, monitors: Monitors, about: dict[str, Any]
+    ) -> None:
+        self.run, self.training, self.runtime, self.monitors, self.about = run, training, runtime, monitors, about
+        self.pace = Pace(training.config.checkpoint)
         self.signals = StopSignals()
-        self.saved_at = time.monotonic()
-        self.save_s = 0.0
-        self.said: str | None = None
+        self._said: str | None = None
 
     def train(self) -> None:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
+        training = self.training
         tensorboard = TensorBoard(self.run.tensorboard)
+        log = StepLog(self.run.steps_file, tensorboard)
+        log.begin(training.progress.step)
         try:
             with self.signals:
-                while self.state.step < self.config.train.epochs * self.sampler.steps_per_epoch:
-                    epoch = self.state.step // self.sampler.steps_per_epoch
-                    self._epoch(epoch)
-                    self._finish_epoch(epoch, tensorboard)
+                while training.progress.step < training.steps:
+                    self._epoch(log)
+                    self._finish_epoch(tensorboard)
         except TrainingFailed as failure:
             kept = checkpoint.numbered(self.run.checkpoints)
             name = kept[0] if kept else "none yet"
@@ -89,135 +76,120 @@ class Loop:
         finally:
             tensorboard.close()
 
-    def _epoch(self, epoch: int) -> None:
-        order = self.sampler.order(epoch)
-        first = self.state.step - epoch * self.sampler.steps_per_epoch
-        self.model.train()
+    def _epoch(self, log: StepLog) -> None:
+        training, done = self.training, self.training.progress
+        epoch, epochs = training.epoch, training.config.epochs
+        order = training.sampler.order(epoch)
+        first = done.step - epoch * training.sampler.steps_per_epoch
+        training.model.train()
         started = refreshed = time.perf_counter()
-        before, begun = self.state.seconds, self.state.step
-        with progress_bar("samples/s") as bar:
-            task = bar.add_task(
-                f"epoch {epoch + 1}/{self.config.train.epochs}", total=len(order), rate="", completed=first
-            )
+        before, begun = done.seconds, done.step
+        with progress(f"epoch {epoch + 1}/{epochs}", len(order), "samples/s") as bar:
             for images, following in zip(order[first:], [*order[first + 1 :], None]):
                 if following is not None:
-                    self.ahead(following)
-                self._step(images, epoch)
+                    training.views.ahead(following)
+                stats = training.step(images)
+                log.add(done.step, epoch + 1, training.optimizer.param_groups[0]["lr"], stats)
                 now = time.perf_counter()
-                self.state.seconds = before + now - started
+                done.seconds = before + now - started
                 if now - refreshed > REFRESH_S:
-                    self.guard.check()
+                    training.guard.check()
+                    log.flush()
                     refreshed = now
-                    done = self.state.step - begun
-                    rate = done * self.sampler.batch_size / (now - started)
-                    steps_left = self.config.train.epochs * self.sampler.steps_per_epoch - self.state.step
-                    end = timedelta(seconds=round(steps_left * (now - started) / done))
-                    title = f"epoch {epoch + 1}/{self.config.train.epochs}, run ends in {end}"
-                    bar.update(task, description=title, completed=first + done, rate=f"{rate:,.0f}")
-                self._between_steps()
+                    self._show(bar, epoch, done.step - begun, now - started)
+                self._between_steps(log)
         self.runtime.synchronize()
-        self.guard.check()
-        self.state.seconds = before + time.perf_counter() - started
+        training.guard.check()
+        log.flush()
+        done.seconds = before + time.perf_counter() - started
 
-    def _step(self, images: NDArray[np.int64], epoch: int) -> None:
-        config, step = self.config, self.state.step
-        lr = learning_rate(
-            config.schedule, config.optimizer.lr, step, self.sampler.steps_per_epoch, config.train.epochs
-        )
-        set_lr(self.optimizer, lr)
-        self.guard.step, self.guard.lr = step, lr
-        self.state.add(self._learn(self.views(images, epoch), len(images)))
-        self.state.step += 1
+    def _show(self, bar: Bar, epoch: int, steps: int, seconds: float) -> None:
+        training = self.training
+        rate = steps * training.sampler.batch_size / seconds
+        end = timedelta(seconds=round((training.steps - training.progress.step) * seconds / steps))
+        title = f"epoch {epoch + 1}/{training.config.epochs}, run ends in {end}"
+        bar.update(training.progress.step - epoch * training.sampler.steps_per_epoch, title, f"{rate:,.0f}")
 
-    def _learn(self, views: tuple[Tensor, Tensor], count: int) -> StepStats:
-        """The training step on two views of `count` images, with what it draws."""
-        config, step = self.config, self.state.step
-        self.runtime.begin_step()
-        torch.manual_seed(torch_seed(config.seed, Purpose.DROPOUT, step))  # dropout: a function of the step
-        key_order = None
-        if config.model.bn_splits > 1:
-            shuffled = permutation(count, config.seed, Purpose.BN_SHUFFLE, step)
-            key_order = torch.from_numpy(shuffled).to(self.runtime.device, non_blocking=True)
-        symmetric = config.model.symmetric
-        return train_step(self.model, self.optimizer, self.runtime, views, key_order, symmetric, self.guard)
-
-    def _between_steps(self) -> None:
+    def _between_steps(self, log: StepLog) -> None:
         """Obey signals and the clock; nothing else happens between two steps."""
-        minutes = self.config.checkpoint.every_minutes
-        due = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
-        if not (self.signals.stop or self.signals.save or due):
+        stop, asked = self.signals.stop, self.signals.save
+        if not (stop or asked or self.pace.due_between_steps()):
             return
-        if self.state.step % self.sampler.steps_per_epoch == 0:
+        if self.training.progress.step % self.training.sampler.steps_per_epoch == 0:
             return  # the epoch's end saves, and stops, with its row
-        self.guard.check()
+        self.training.guard.check()
+        log.flush()
         self.save()
-        self.signals.save = False
-        self._stop_if_asked()
+        self._obeyed(stop, asked)
 
-    def _stop_if_asked(self) -> None:
-        if self.signals.stop:
+    def _obeyed(self, stop: str | None, asked: bool) -> None:
+        """What the signals asked for was saved. Raises `Interrupted` if they asked for an end."""
+        if asked:
+            self.signals.save = False
+        if stop:
             raise Interrupted(
-                f"{self.signals.stop}: stopped and saved at step {self.state.step}; "
-                f"go on with: moco pretrain --resume {self.run.root}"
+                f"{stop}: stopped and saved at step {self.training.progress.step}; "
+                f"go on with: moco pretrain --resume {shlex.quote(str(self.run.root))}"
             )
 
-    def _finish_epoch(self, epoch: int, tensorboard: TensorBoard) -> None:
-        row = self._row(epoch)
-        last = epoch + 1 == self.config.train.epochs
-        if last or (epoch + 1) % self.monitor_every == 0:
-            for evaluator in self.evaluators:
+    def _finish_epoch(self, tensorboard: TensorBoard) -> None:
+        done, epochs = self.training.progress, self.training.config.epochs
+        row = self._row()
+        epoch = len(done.rows) + 1
+        last = epoch == epochs
+        if last or epoch % self.monitors.every_epochs == 0:
+            for evaluator in self.monitors.evaluators:
                 row.update(evaluator())
-        self.state.rows.append(row)
-        value = row.get(self.monitor)
-        best = value is not None and (self.state.best is None or value > self.state.best)
+        done.rows.append(row)
+        value = row.get(self.monitors.best_by)
+        best = value is not None and (done.best is None or value > done.best)
         if best:
-            self.state.best, self.state.best_epoch = value, epoch + 1
-        write_csv(self.run.metrics_file, self.state.rows)
+            done.best, done.best_epoch = value, epoch
+        write_csv(self.run.metrics_file, done.rows)
         tensorboard.write(row)
-        say(epoch_line(row, self.config.train.epochs))
-        sentence = self.diagnose(row)
-        if sentence is not None and sentence != self.said:
+        say(epoch_line(row, epochs))
+        sentence = self.monitors.diagnose(row)
+        if sentence is not None and sentence != self._said:
             say(sentence)  # once, not every epoch that it holds
-        self.said = sentence
-        self.state.new_epoch()
-        asked = self.signals.stop or self.signals.save
-        if best or last or asked or self._checkpoint_due(epoch):
-            self.save(best)
-            self.signals.save = False
-        if not last:
-            self._stop_if_asked()
+        self._said = sentence
+        self.training.totals.forget()
+        done.seconds = 0.0
+        stop, asked = self.signals.stop, self.signals.save  # looked at once: what is obeyed below is what was saved for
+        keep = self.pace.keeps(epoch)
+        if best or last or stop or asked or keep or self.pace.due_after(epoch):
+            self.save(best, epoch if keep else None)
+            self._obeyed(None if last else stop, asked)
 
-    def _checkpoint_due(self, epoch: int) -> bool:
-        every = self.config.checkpoint.every_epochs
-        if every is not None:
-            return (epoch + 1) % every == 0
-        return time.monotonic() - self.saved_at > self.save_s / SAVING_SHARE
-
-    def _row(self, epoch: int) -> Row:
-        loss, top1, positive, negative = (self.state.sums / self.sampler.steps_per_epoch).tolist()
-        if not math.isfinite(loss):
-            raise TrainingFailed(f"the mean loss of epoch {epoch + 1} is not finite")
-        samples = self.sampler.steps_per_epoch * self.sampler.batch_size
+    def _row(self) -> Row:
+        training, done = self.training, self.training.progress
+        per_epoch, batch = training.sampler.steps_per_epoch, training.sampler.batch_size
+        means = training.totals.means(per_epoch)
+        epoch = len(done.rows) + 1
+        if not math.isfinite(means["loss"]):
+            raise TrainingFailed(f"the mean loss of epoch {epoch} is not finite")
         row: Row = {
-            "epoch": epoch + 1,
-            "step": self.state.step,
-            "samples": self.state.step * self.sampler.batch_size,
-            "seconds": self.state.seconds,
-            "samples_per_s": samples / max(self.state.seconds, 1e-9),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "loss": loss,
-            "contrast_top1": top1,
-            "loss_of_guessing": math.log(1 + self.config.model.queue_size),
-            "positive_similarity": positive,
-            "negative_similarity": negative,
+            "epoch": epoch,
+            "step": done.step,
+            "samples": done.step * batch,
+            "seconds": done.seconds,
+            "samples_per_s": per_epoch * batch / max(done.seconds, 1e-9),
+            "lr": training.optimizer.param_groups[0]["lr"],
+            "loss": means["loss"],
+            "contrast_top1": means["top1"],
+            "loss_of_guessing": math.log(1 + training.config.queue_size),
+            "positive_similarity": means["positive"],
+            "negative_similarity": means["negative"],
         }
-        row.update(self.health())
+        row.update(self.monitors.health())
         return row
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint of exactly this moment."""
-        started = time.monotonic()
-        content = checkpoint_content(self.model, self.optimizer, self.state, self.config.as_dict(), self.about)
-        checkpoint.save(self.run.checkpoints, content, self.state.step, self.config.checkpoint.keep, best)
-        self.saved_at = time.monotonic()
-        self.save_s = self.saved_at - started
+    def save(self, best: bool = False, keep_epoch: int | None = None) -> None:
+        """Write a checkpoint of exactly this moment; `keep_epoch` is the number under which it stays for good."""
+        training = self.training
+        content = {
+            **training.state_dict(), "config": training.config.as_dict(), "about": self.about,
+            "step": training.progress.step,
+        }  # fmt: skip
+        whole = cast(checkpoint.Content, content)
+        keep = training.config.checkpoint.keep
+        self.pace.saving(lambda: checkpoint.save(self.run.checkpoints, whole, keep, best, keep_epoch))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moco.console import percent
-from moco.errors import UserError
+from moco.errors import UserError, in_a_line
 from moco.files import write_text
 
 Value = float | int | None
@@ -27,11 +27,27 @@ def write_csv(path: Path, rows: list[Row], columns: tuple[str, ...] = COLUMNS) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_text(row.get(column)) for column in columns])
+        writer.writerow([cell(row.get(column)) for column in columns])
     write_text(path, text.getvalue())
 
 
-def _text(value: Value) -> str:
+def read_csv(path: Path) -> list[Row]:
+    """The rows that `write_csv` wrote; None where a cell is empty. Raises `UserError` for a file that isn't a table."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file, strict=True)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read as a table of metrics: {in_a_line(error)}") from error
+
+
+def _value(text: str) -> Value:
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+
+def cell(value: Value) -> str:
+    """A value as a table holds it: empty if it wasn't measured."""
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.8g}"
@@ -63,7 +79,7 @@ class TensorBoard:
         try:
             self._writer = SummaryWriter(str(folder))
         except OSError as error:
-            raise UserError(f"can't write {folder}: {error.strerror or error}") from error
+            raise UserError(f"can't write {folder}: {in_a_line(error)}") from error
 
     def write(self, row: Row) -> None:
         """Every measured value of `row` at its epoch."""
@@ -71,6 +87,12 @@ class TensorBoard:
             if name != "epoch" and value is not None and math.isfinite(value):
                 self._writer.add_scalar(name, value, int(row["epoch"] or 0))
         self._writer.flush()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Measured values at a step, under `step/`."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(f"step/{name}", value, step)
 
     def close(self) -> None:
         self._writer.close()

@@ -11,13 +11,14 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, steps_per_epoc
     """The rate for `step` (0-based over the whole run).
 
     `per: epoch` holds it for an epoch, as in the paper's code: epoch e of E (0-based) of a cosine has
-    min + (peak - min) (1 + cos(pi e / E)) / 2. Warm-up is linear from zero, and the cosine begins after it.
+    min + (peak - min) (1 + cos(pi e / E)) / 2. Warm-up is linear from zero, step by step in either case (an epoch's
+    warm-up held for an epoch would be none), and the cosine begins after it.
     """
-    epoch = step / steps_per_epoch if config.per == "step" else float(step // steps_per_epoch)
-    if epoch < config.warmup_epochs:
-        done = (step + 1) / steps_per_epoch if config.per == "step" else epoch + 1
-        return peak * min(done / config.warmup_epochs, 1.0)
+    now = step / steps_per_epoch
+    if now < config.warmup_epochs:
+        return peak * min((step + 1) / steps_per_epoch / config.warmup_epochs, 1.0)
+    epoch = now if config.per == "step" else float(step // steps_per_epoch)
     if config.name == "step":
         return peak * config.gamma ** sum(epoch >= milestone for milestone in config.milestone_epochs)
-    progress = (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs)
+    progress = max(epoch - config.warmup_epochs, 0.0) / (epochs - config.warmup_epochs)
     return config.min_lr + (peak - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2

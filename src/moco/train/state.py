@@ -1,63 +1,68 @@
-"""Where a run stands: everything that a checkpoint holds beside the model's tensors."""
+"""Where a run stands, and the keys of its checkpoints: saved and restored side by side."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moco.train.metrics import Row
 from moco.train.step import StepStats
 
 
+class Totals:
+    """Sums of each statistic over an epoch's steps, float64 scalars on the device: reading them is a host sync."""
+
+    names = tuple(f.name for f in fields(StepStats))
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+
+    def add(self, stats: StepStats) -> None:
+        """Count a step's statistics, on the device."""
+        self._sums += torch.stack([getattr(stats, name) for name in self.names])
+
+    def means(self, steps: int) -> dict[str, float]:
+        """Each statistic's mean over `steps` steps, by its name."""
+        return dict(zip(self.names, (self._sums / steps).tolist()))
+
+    def forget(self) -> None:
+        """Begin a new epoch."""
+        self._sums.zero_()
+
+    def state_dict(self) -> Tensor:
+        """float64 (4,) on the CPU, in the order of `names`."""
+        return self._sums.cpu()
+
+    def load_state_dict(self, sums: Tensor) -> None:
+        """Go on from what `state_dict` gave."""
+        self._sums.copy_(sums)
+
+
 @dataclass
-class TrainState:
-    """Progress of a run.
+class Progress:
+    """How far a run is.
 
     Attributes:
         step: steps done since the beginning.
         seconds: training time of the epoch under way, evaluation left out.
-        sums: float64 (4,) on the device, sums over the epoch's steps of loss, top1, positive, negative.
         rows: a metrics row per finished epoch.
         best: the best monitored value, and `best_epoch` when.
     """
 
     step: int = 0
     seconds: float = 0.0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
     rows: list[Row] = field(default_factory=list)
     best: float | None = None
     best_epoch: int | None = None
 
-    def add(self, stats: StepStats) -> None:
-        """Count a step's statistics, on the device."""
-        self.sums += torch.stack([stats.loss, stats.top1, stats.positive, stats.negative])
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
-    def new_epoch(self) -> None:
-        """Forget the sums of the finished epoch."""
-        self.sums.zero_()
-        self.seconds = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values and tensors."""
-        return {**vars(self), "sums": self.sums.cpu(), "rows": list(self.rows)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], device: torch.device) -> TrainState:
-        """The state that `as_dict` gave."""
-        return cls(**{**values, "sums": values["sums"].to(device)})
-
-
-def checkpoint_content(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, config: dict[str, Any], about: dict[str, Any]
-) -> dict[str, Any]:
-    """What `checkpoint.save` stores: loadable with `weights_only=True`."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "state": state.as_dict(),
-        "config": config,
-        "about": about,
-    }
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for f in fields(self):
+            setattr(self, f.name, values[f.name])

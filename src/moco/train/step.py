@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moco.model.loss import info_nce
 from moco.model.moco import MoCo
+from moco.randomness import Purpose, permutation, torch_seed
 from moco.runtime import Runtime
 
 
@@ -64,6 +65,31 @@ def train_step(
     optimizer.step()  # theta_q
     model.enqueue(keys)  # the oldest keys leave
     return stats
+
+
+@dataclass(frozen=True)
+class MoCoStep:
+    """`train_step` with what it draws, each draw a function of (seed, step)."""
+
+    model: MoCo
+    optimizer: torch.optim.Optimizer
+    runtime: Runtime
+    guard: Callable[[Tensor], None]
+    seed: int
+    symmetric: bool
+
+    def __call__(self, views: tuple[Tensor, ...], step: int) -> StepStats:
+        """The step number `step` (from 0) on two views, each (N, 3, H, W)."""
+        first, second = views
+        self.runtime.begin_step()
+        torch.manual_seed(torch_seed(self.seed, Purpose.DROPOUT, step))
+        key_order = None
+        if self.model.bn_splits > 1:
+            shuffled = permutation(len(first), self.seed, Purpose.BN_SHUFFLE, step)
+            key_order = torch.from_numpy(shuffled).to(self.runtime.device, non_blocking=True)
+        return train_step(
+            self.model, self.optimizer, self.runtime, (first, second), key_order, self.symmetric, self.guard
+        )
 
 
 def _stats(logits: Tensor, loss: Tensor, temperature: float) -> StepStats:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +31,30 @@ def random_view(
     """View number `view` of `images` (N,) in `epoch`: normalised float32 (N, 3, size, size)."""
     heights, widths = source.heights[images], source.widths[images]
     return apply(source, images, draw(pipeline, heights, widths, images, seed, epoch, view, purpose), pipeline)
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """Makes the two augmented views of a batch, channels last: functions of (seed, epoch, image) alone."""
+
+    source: Source
+    pipeline: Pipeline
+    seed: int
+
+    def __call__(self, images: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
+        """Query and key view of `images` (N,), each normalised float32 (N, 3, size, size)."""
+        first, second = (
+            random_view(self.source, images, self.pipeline, self.seed, epoch, view).contiguous(
+                memory_format=torch.channels_last
+            )
+            for view in (0, 1)
+        )
+        return first, second
+
+    def ahead(self, images: NDArray[np.int64]) -> None:
+        """`images` (N,) come next: begin to read them."""
+        if isinstance(self.source, Staging):
+            self.source.ahead(images)
 
 
 def evaluation_view(source: Source, images: NDArray[np.int64], size: int) -> Tensor:

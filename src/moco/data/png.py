@@ -1,0 +1,53 @@
+"""PNG chunks that are nobody's business: texts, XMP and colour profiles that unpack to more than Pillow takes.
+
+Pillow refuses the whole picture over them, and raising its limits would let a small file fill the memory.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LONGEST = 2**20  # bytes a chunk may unpack to: Pillow's limit for one
+LONGEST_TOGETHER = 2**24  # with one more of `LONGEST`, below Pillow's limit for all of a file's texts
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+
+def without_long_texts(content: bytes) -> bytes:
+    """`content` as it is, or, of a PNG, without the text and profile chunks that unpack to more than `LONGEST` bytes.
+
+    The pixels and every other chunk stay, as does whatever follows a damaged chunk.
+    """
+    if not content.startswith(SIGNATURE):
+        return content
+    kept, start, at, total = [], 0, len(SIGNATURE), 0
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        end = at + 12 + length
+        if end > len(content):
+            break
+        if kind in _TEXTS:
+            size = LONGEST if total > LONGEST_TOGETHER else _unpacked_size(kind, content[at + 8 : end - 4])
+            total += size
+            if size >= LONGEST:
+                kept.append(content[start:at])
+                start = end
+        at = end
+    return b"".join([*kept, content[start:]]) if kept else content
+
+
+def _unpacked_size(kind: bytes, data: bytes) -> int:
+    """Bytes that the chunk unpacks to, counted up to `LONGEST`."""
+    _, _, rest = data.partition(b"\0")
+    packed: bytes | None = None
+    if kind in (b"zTXt", b"iCCP"):
+        packed = rest[1:]
+    elif kind == b"iTXt" and rest[:1] not in (b"", b"\0"):
+        packed = rest[2:].split(b"\0", 2)[-1]
+    if packed is None:
+        return len(data)
+    try:
+        return len(zlib.decompressobj().decompress(packed, LONGEST))
+    except zlib.error:  # Pillow passes over it
+        return len(data)

@@ -1,0 +1,265 @@
+"""Pre-training a run: data, views, model, optimizer and monitors around the loop; begun, or gone on with."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moco import checkpoint
+from moco.commands.monitors import LabelMonitor, queue_health
+from moco.config import Config
+from moco.config_check import check, flat
+from moco.console import percent, say
+from moco.data.dataset import open_dataset, place
+from moco.data.folder import parts
+from moco.data.sampler import Sampler
+from moco.data.store import Dataset
+from moco.environment import describe
+from moco.errors import UserError
+from moco.evaluate.health import diagnose
+from moco.files import read_json, write_json
+from moco.randomness import Purpose, torch_seed
+from moco.rundir import RunDir
+from moco.runs.trained import Run, build_model, open_run, pixel_source
+from moco.runtime import Precision, Runtime
+from moco.sizing import advice, sized
+from moco.train.guard import FiniteGuard
+from moco.train.loop import Evaluator, Loop, Monitors
+from moco.train.optimizer import build_optimizer
+from moco.train.state import Totals
+from moco.train.step import MoCoStep
+from moco.train.training import Training
+from moco.views.make import TwoViews
+from moco.views.pipelines import pipeline
+
+# What a resumed run may change: the rest is what the run is.
+MAY_CHANGE = ("data", "train.epochs", "checkpoint.", "monitor.", "runtime.", "store.cache", "store.max_bad")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of a run but its directory, at step 0."""
+
+    config: Config
+    data: Dataset
+    runtime: Runtime
+    training: Training
+    monitors: Monitors
+    about: dict[str, Any]
+
+    def loop(self, run: RunDir) -> Loop:
+        """The loop that trains it in `run`."""
+        return Loop(run, self.training, self.runtime, self.monitors, {**self.about, "run": run.identity()})
+
+
+def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = False) -> Run:
+    """Train a backbone by `config` in a new run directory `out`, to the end.
+
+    With `overwrite` the run that is there is replaced. Raises `UserError` before anything is made if something can't be
+    right, `moco.errors.Interrupted` after a stop signal (everything is saved: `resume` goes on), and
+    `moco.errors.TrainingFailed` where the loss is no longer finite.
+    """
+    check(config)
+    RunDir.check_free(out, overwrite)
+    prepared = prepare(config)
+    with RunDir.created(out, overwrite) as run:
+        loop = prepared.loop(run)
+        run.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
+        _measure_baseline(loop, run)
+        loop.train()
+    _conclude(loop, prepared)
+    return open_run(out)
+
+
+def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
+    """Go on with an interrupted run, to the same bits as if it had never stopped.
+
+    `config` may differ from the run's own in what `MAY_CHANGE` lists. Raises as `pretrain` does, and `UserError` for
+    other data or options than it began with, and where there are checkpoints but none is whole.
+    """
+    folder = RunDir.open(run)
+    saved = folder.read_config()
+    config = saved if config is None else config
+    check(config)
+    differences = _forbidden_changes(saved, config)
+    if differences:
+        quoted = shlex.quote(os.fspath(run))
+        raise UserError(f"--resume {quoted} with other options than it began with: " + "; ".join(differences))
+    with folder.locked():
+        found = _to_go_on_from(folder)
+        decided = None if found is None else Precision(found.content["about"]["precision"], "as this run began")
+        prepared = prepare(config, decided)
+        loop = prepared.loop(folder)
+        _measure_baseline(loop, folder)  # if a kill left none: the weights are still those of the beginning
+        if found is None:
+            say("no checkpoint yet: starting this run from its beginning")
+        else:
+            _check_same(found.content["about"], prepared)
+            _say_new_schedule(saved, config, found.content["state"]["rows"])
+            checkpoint.set_aside(found.damaged)
+            loop.training.load_state_dict(dict(found.content))
+            _mend_best(folder, found, prepared)
+            done = loop.training.progress
+            say(f"resuming at step {done.step} (epoch {loop.training.epoch + 1})")
+        folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
+        loop.train()
+    _conclude(loop, prepared)
+    return open_run(run)
+
+
+def prepare(config: Config, decided: Precision | None = None) -> Prepared:
+    """All that a run needs, at step 0. Raises `UserError` for anything that can't be trained; writes no run.
+
+    `decided` is the precision of the run that is gone on with.
+    """
+    runtime = Runtime(config.runtime, decided)
+    data = open_dataset(config.data, config.store, config.short_side)
+    say(data.note)
+    say(runtime.line())
+    config, decided_line = sized(replace(config, data=_absolute(config.data)), len(data.train), runtime.device.type)
+    check(config)
+    for sentence in (decided_line, *advice(config, len(data.train))):
+        if sentence:
+            say(sentence)
+    torch.manual_seed(torch_seed(config.seed, Purpose.INIT))
+    model = build_model(config)
+    model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    runtime.compile(model.encoder_q, model.encoder_k)
+    optimizer = build_optimizer(model, config.optimizer)
+    source = pixel_source(data.train, runtime.device, announce=True)
+    guard = FiniteGuard(optimizer, runtime.device)
+    training = Training(
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        sampler=Sampler(len(data.train), config.batch_size, config.seed),
+        views=TwoViews(source, pipeline(config.views), config.seed),
+        train_step=MoCoStep(model, optimizer, runtime, guard, config.seed, config.model.symmetric),
+        guard=guard,
+        totals=Totals(runtime.device),
+    )
+    evaluators: list[Evaluator] = []
+    interval = 1
+    if data.val is not None:
+        evaluators.append(LabelMonitor(config, data, source, model.encoder_q.backbone, runtime))
+        interval = config.monitor_interval(len(data.train), len(data.val))
+    keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
+    monitors = Monitors(
+        evaluators,
+        interval,
+        health=lambda: queue_health(model, training.progress.step * keys_a_step),
+        diagnose=lambda row: diagnose(row, config.queue_size),
+    )
+    about = {
+        **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
+        "data": data.fingerprints,
+    }  # fmt: skip
+    return Prepared(config, data, runtime, training, monitors, about)
+
+
+def _to_go_on_from(folder: RunDir) -> checkpoint.Found | None:
+    """The checkpoint that a resumed run starts at; None for a run that was killed before its first.
+
+    Raises `UserError` where something was trained and no checkpoint of it can be used: going on would overwrite it.
+    """
+    wayout = f"restore one from a copy, or begin anew with another --out; nothing in {folder.root} was changed"
+    try:
+        found = checkpoint.newest(folder.checkpoints)
+    except UserError as error:
+        raise UserError(f"{error}; {wayout}") from error
+    if found is None and folder.metrics_file.exists():
+        raise UserError(f"{folder.root} has metrics.csv but no checkpoint: {wayout}")
+    return found
+
+
+def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
+    """Raises `UserError` for other images; says what else differs from where the run began, as that changes bits."""
+    now = prepared.about
+    if about["data"] != now["data"]:
+        raise UserError("the data has changed since this run began: resume needs the same images")
+    words = [
+        f"{what} {about[key]}, now {now[key]}"
+        for key, what in (("precision", "in"), ("processor", "on"), ("gpus", "with GPUs"), ("threads", "with threads"))
+        if key in about and about[key] != now[key]
+    ]
+    before, after = about.get("versions", {}), now["versions"]
+    words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
+    if words:
+        say(f"this run began {'; '.join(words)}: it goes on, but not to the same bits")
+
+
+def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
+    """More or fewer epochs stretch the schedule: the learning rate jumps to where the new one stands."""
+    if saved.train.epochs != config.train.epochs and rows:
+        say(
+            f"train.epochs was {saved.train.epochs}, now {config.train.epochs}: the learning rate follows the new "
+            f"schedule from here on (it was {rows[-1]['lr']:.3g} in epoch {rows[-1]['epoch']})"
+        )
+
+
+def _mend_best(folder: RunDir, found: checkpoint.Found, prepared: Prepared) -> None:
+    """Point `best.pt` at the checkpoint that its own state calls the best: a kill can fall between the two files."""
+    state, per_epoch = found.content["state"], prepared.training.sampler.steps_per_epoch
+    if state["best_epoch"] is not None and state["best_epoch"] * per_epoch == found.content["step"]:
+        checkpoint.point_best(folder.checkpoints, found.path)
+
+
+def _conclude(loop: Loop, prepared: Prepared) -> None:
+    """What came of it, and what to type next."""
+    run, done = loop.run, loop.training.progress
+    place = shlex.quote(str(run.root))
+    say(f"done: {done.step} steps, checkpoints in {run.checkpoints}")
+    if prepared.data.val is None:
+        say(f"next: moco report {place}; the backbone is in {run.checkpoints / 'last.pt'}")
+        return
+    row = done.rows[-1]
+    if run.baseline_file.exists() and row.get("knn_top1") is not None:
+        before = read_json(run.baseline_file, "baseline")
+        pixels, random = before["raw_pixels_knn_top1"], before["random_backbone_knn_top1"]
+        say(
+            f"kNN top-1 on validation:  raw pixels {percent(pixels, 1)}   random weights {percent(random, 1)}   "
+            f"trained {percent(row['knn_top1'], 1)}"
+        )
+    if done.best is not None:
+        best = f"best {loop.monitors.best_by} {percent(done.best, 1)} at epoch {done.best_epoch}"
+        say(f"{best} (chosen on validation: optimistic)")
+    say(f"next: moco linear {place}   then  moco evaluate {place}  and  moco report {place}")
+
+
+def _measure_baseline(loop: Loop, run: RunDir) -> None:
+    """kNN before learning, once a run."""
+    if run.baseline_file.exists() or not loop.training.config.monitor.baseline:
+        return
+    for evaluator in loop.monitors.evaluators:
+        if isinstance(evaluator, LabelMonitor):
+            found = evaluator.baseline()
+            write_json(run.baseline_file, found)
+            pixels, random = found["raw_pixels_knn_top1"], found["random_backbone_knn_top1"]
+            say(f"kNN before training: raw pixels {percent(pixels, 1)}, random weights {percent(random, 1)}")
+
+
+def _forbidden_changes(saved: Config, asked: Config) -> list[str]:
+    before, after = flat(saved), flat(asked)
+    return [
+        f"{name} was {before[name]}, now {after[name]}"
+        for name in before
+        if before[name] != after[name] and not name.startswith(MAY_CHANGE)
+    ]
+
+
+def _absolute(spec: str | None) -> str | None:
+    """`--data` as it can be found again from any folder."""
+    if spec is None or spec == "shapes":
+        return spec
+    return ",".join(os.path.abspath(os.path.expanduser(part)) for part in parts(place(spec)))
+
+
+def default_out(recipe: str) -> str:
+    """Where a run goes that was given no place: below `runs`, called as its recipe."""
+    return str(Path("runs") / Path(recipe).stem)

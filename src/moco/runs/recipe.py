@@ -1,0 +1,89 @@
+"""Recipes: shipped names and YAML files, checked key by key before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moco.config import Config, from_dict, unknown_keys
+from moco.config_check import check
+from moco.errors import UserError, in_a_line, nearest
+
+
+def recipe(name: str, **changes: Any) -> Config:
+    """The configuration of a shipped recipe or a YAML file, with `changes`.
+
+    A change is a field (`data="photos"`), a section's fields (`train={"epochs": 5}`), a whole section
+    (`train=TrainConfig(5)`), or, in a mapping given with `**`, a dotted name (`**{"train.epochs": 5}`).
+    Raises `UserError` for an unknown name and for every value that can't be right.
+    """
+    values = read_recipe(find_recipe(name))
+    for key, change in changes.items():
+        _put(
+            values, key.split("."), asdict(change) if is_dataclass(change) and not isinstance(change, type) else change
+        )
+    config = from_dict(values)
+    check(config)
+    return config
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("moco") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a shipped recipe or of a path. Raises `UserError` with the nearest names if there is none."""
+    recipes = shipped()
+    if name in recipes:
+        return recipes[name]
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    raise UserError(f"no recipe {name!r}: {nearest(name, recipes)} (or give a YAML file)")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe's values. Raises `UserError` naming every unknown key and every key that stands twice, or the mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"recipe {path}: {in_a_line(error)}") from error
+    if values is None:
+        raise UserError(f"recipe {path} is empty: give it at least one option, `train: {{epochs: 20}}` say")
+    problems = _twice(node) + unknown_keys(values, Config)
+    if problems:
+        raise UserError(f"recipe {path}: " + "; ".join(problems))
+    return values
+
+
+def _twice(node: Any, prefix: str = "") -> list[str]:
+    """One phrase for each key that stands twice in a mapping: YAML would take the last and not say so."""
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    found, seen = [], set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in seen:
+            found.append(f"{name} stands twice (line {key.start_mark.line + 1})")
+        seen.add(name)
+        found += _twice(value, f"{name}.")
+    return found
+
+
+def _put(values: dict[str, Any], path: list[str], change: Any) -> None:
+    """Set what `path` names; a mapping changes the keys it has and leaves the others."""
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+    if isinstance(change, Mapping) and isinstance(values.get(path[-1]), dict):
+        for key, inner in change.items():
+            _put(values[path[-1]], [key], inner)
+    else:
+        values[path[-1]] = dict(change) if isinstance(change, Mapping) else change

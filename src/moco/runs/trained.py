@@ -1,0 +1,223 @@
+"""A run that was trained, opened again: its figures, its backbone, and the data that it is evaluated on."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from moco import checkpoint
+from moco.config import Config
+from moco.console import say
+from moco.data.dataset import Dataset, open_dataset
+from moco.data.images import decode
+from moco.data.store import Store
+from moco.environment import memory_available_bytes
+from moco.errors import UserError
+from moco.model.moco import MoCo
+from moco.rundir import RunDir
+from moco.runtime import Precision, Runtime
+from moco.train.metrics import Row, read_csv
+from moco.views.make import Source, evaluation_view
+from moco.views.ragged import Ragged
+from moco.views.residency import choose
+from moco.views.staging import Staging
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory and its configuration; it stands for its path wherever one is taken."""
+
+    folder: RunDir
+    config: Config
+
+    def __fspath__(self) -> str:
+        return str(self.folder.root)
+
+    @property
+    def path(self) -> Path:
+        """Where the run is."""
+        return self.folder.root
+
+    @cached_property
+    def metrics(self) -> list[Row]:
+        """A row per finished epoch, as in `metrics.csv`; empty before the first."""
+        return read_csv(self.folder.metrics_file) if self.folder.metrics_file.is_file() else []
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """The run at `path`. Raises `UserError` if there is none, or its configuration makes no sense."""
+    folder = RunDir.open(path)
+    return Run(folder, folder.read_config())
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Pictures to what a run's backbone takes: decoded, scaled and cropped as its evaluation views are.
+
+    Attributes:
+        size: side of the view, pixels.
+        short_side: short side that pictures are decoded at, as in the run's packed store.
+    """
+
+    size: int
+    short_side: int
+
+    def __call__(self, pictures: Any) -> Tensor:
+        """Normalised float32 (N, 3, size, size) on the CPU.
+
+        A picture is a path, a Pillow image, or a uint8 RGB array (H, W, 3); one, or a sequence of them.
+        Raises `moco.data.images.BadImage` for a file that is no readable picture, `OSError` for one that can't be read.
+        """
+        single = isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 0) == 3
+        arrays = [self._pixels(picture) for picture in ([pictures] if single else pictures)]
+        return evaluation_view(_ragged(arrays), np.arange(len(arrays)), self.size)
+
+    def _pixels(self, picture: Any) -> NDArray[np.uint8]:
+        if isinstance(picture, str | os.PathLike):
+            return decode(Path(picture).read_bytes(), self.short_side)
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
+        file = io.BytesIO()
+        ImageOps.exif_transpose(image).save(file, format="PNG", compress_level=0)  # so that there is one way to decode
+        return decode(file.getvalue(), self.short_side)
+
+
+def _ragged(arrays: Sequence[NDArray[np.uint8]]) -> Ragged:
+    sizes = np.array([array.size for array in arrays], np.int64)
+    heights, widths = (np.array([array.shape[axis] for array in arrays], np.int32) for axis in (0, 1))
+    pixels = torch.from_numpy(np.concatenate([array.reshape(-1) for array in arrays]))
+    return Ragged(pixels, np.cumsum(sizes) - sizes, heights, widths)
+
+
+def load_backbone(
+    run: str | os.PathLike[str], which: str = "last", device: str = "cpu"
+) -> tuple[nn.Module, Preprocess]:
+    """A run's backbone, without head, and the preprocessing that belongs to it; the data set is not needed.
+
+    Args:
+        run: the run's path, or the run.
+        which: `last`, `best`, or the number of an epoch whose checkpoint was kept.
+        device: where the module goes.
+
+    Returns:
+        the query encoder's backbone in evaluation mode, (N, 3, H, W) -> (N, F), float32; its `Preprocess`.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or it is damaged.
+    """
+    opened = open_run(run)
+    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
+    backbone = _backbone(opened.config, content).to(device).eval()
+    return backbone, Preprocess(opened.config.views.size, opened.config.short_side)
+
+
+def build_model(config: Config) -> MoCo:
+    """The model that a configuration names, freshly initialised by torch's generator."""
+    m = config.model
+    return MoCo(
+        m.backbone, m.dim, config.queue_size, m.momentum, m.temperature, m.mlp, m.bn_splits, m.small_stem,
+        config.views.size,
+    )  # fmt: skip
+
+
+def _backbone(config: Config, content: checkpoint.Content) -> nn.Module:
+    model = build_model(config)
+    model.load_state_dict(content["model"])
+    return model.encoder_q.backbone
+
+
+def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
+    """The split's pixels, kept where there is room for them; `announce` says where and why."""
+    gpu_free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    where, why = choose(store.nbytes, device, gpu_free, memory_available_bytes())
+    if announce:
+        say(why)
+    if where == "device":
+        return Ragged(*store.on(device), store.heights, store.widths)
+    mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)
+    if where == "host" and device.type == "cpu":
+        return mapped
+    return Staging(mapped, device)
+
+
+def labels_of(store: Store, device: torch.device) -> Tensor:
+    """Class numbers, int64 (N,), on `device`."""
+    return torch.from_numpy(store.labels).to(device)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A data set with labels, on the device: what linear classification and evaluation need."""
+
+    train: Source
+    train_labels: Tensor
+    val: Source
+    val_labels: Tensor
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run opened for evaluation.
+
+    Attributes:
+        backbone: the query encoder's backbone, without head, in evaluation mode.
+        step, epoch: where its checkpoint was written.
+    """
+
+    run: RunDir
+    config: Config
+    runtime: Runtime
+    data: Dataset
+    backbone: nn.Module
+    step: int
+    epoch: int
+
+    def labelled(self) -> Labelled:
+        """Both splits with labels. Raises `UserError` if the data has none."""
+        val = self.data.val
+        if val is None:
+            what = "linear classification needs class folders, and images held out"
+            raise UserError(f"{self.data.source} {self.data.no_val}: {what}")
+        device = self.runtime.device
+        return Labelled(
+            pixel_source(self.data.train, device), labels_of(self.data.train, device),
+            pixel_source(val, device), labels_of(val, device), self.data.classes,
+        )  # fmt: skip
+
+
+def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> TrainedRun:
+    """Open the run at `path` with a checkpoint and its data; `data` replaces the data that it was trained on.
+
+    It computes in the precision that the run began with. Where the run's own images have changed since, a line says so.
+    """
+    opened = open_run(path)
+    config = opened.config
+    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
+    about = content["about"]
+    runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"))
+    say(f"{os.fspath(path)}: {which} checkpoint, step {content['step']}; {runtime.line()}")
+    try:
+        dataset = open_dataset(data or config.data, config.store, config.short_side)
+    except UserError as error:
+        if data is not None:
+            raise
+        told = f"the data of the run {shlex.quote(os.fspath(path))} can't be opened"
+        raise UserError(f"{told} ({error}); if it was moved, give --data DIR") from error
+    say(dataset.note)
+    if data is None and about["data"] != dataset.fingerprints:
+        say(f"the images in {config.data} are not those that the run was trained on: they have changed since")
+    backbone = _backbone(config, content).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone.requires_grad_(False).eval()
+    return TrainedRun(opened.folder, config, runtime, dataset, backbone, content["step"], len(content["state"]["rows"]))

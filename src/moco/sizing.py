@@ -1,0 +1,75 @@
+"""Batch, queue and epochs that follow from the number of images, where they aren't given."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from moco.config import Config
+
+LARGEST_BATCH = 256
+STEPS_AN_EPOCH = 8  # at least, of a small folder
+LARGEST_QUEUE = 4096  # beyond it nothing is gained on tens of thousands of images (the MoCo authors' CIFAR notebook)
+QUEUES_OF_LARGER_DATA = ((100_000, 16_384), (1_000_000, 65_536))  # images from which so many keys make sense
+# (least epochs, least steps, most epochs) by the kind of device
+LENGTHS = {"cpu": (20, 800, 400), "cuda": (200, 20_000, 800)}
+CROWDED = 2  # times the images: beyond it a queue holds an image's own earlier keys by the handful
+
+
+def sized(config: Config, count: int, device: str) -> tuple[Config, str | None]:
+    """`config` with batch, queue and epochs decided for `count` training images, and a line that says what was.
+
+    What is given stands. `device` is the kind of device: `cpu` or `cuda`.
+    """
+    train, model = config.train, config.model
+    decided = []
+    if train.batch_size is None:
+        train = replace(train, batch_size=_batch(count))
+        decided.append(f"train.batch_size {train.batch_size}")
+    assert train.batch_size is not None
+    if model.queue_size is None:
+        keys_a_step = train.batch_size * (2 if model.symmetric else 1)
+        model = replace(model, queue_size=max(_queue(count), keys_a_step))
+        decided.append(f"model.queue_size {model.queue_size}")
+    if train.epochs is None:
+        least, steps, most = LENGTHS[device]
+        per_epoch = max(count // train.batch_size, 1)
+        train = replace(train, epochs=min(max(least, math.ceil(steps / per_epoch)), most))
+        decided.append(f"train.epochs {train.epochs}")
+    line = f"for {count:,} images: {', '.join(decided)} (give them to have others)" if decided else None
+    return replace(config, train=train, model=model), line
+
+
+def advice(config: Config, count: int) -> list[str]:
+    """What is worth saying of a decided `config` for `count` training images; nothing of a sensible one."""
+    found = []
+    if config.queue_size > CROWDED * count:
+        found.append(
+            f"model.queue_size {config.queue_size} is {config.queue_size / count:.0f} times the {count:,} images: each "
+            f"meets its own earlier keys as negatives; --model.queue_size {_queue(count)} would do"
+        )
+    per_epoch = count // config.batch_size
+    if 0 < per_epoch < STEPS_AN_EPOCH // 2 and config.batch_size > _batch(count):
+        found.append(
+            f"train.batch_size {config.batch_size} makes {per_epoch} step{'s' * (per_epoch > 1)} an epoch of {count:,} "
+            f"images; --train.batch_size {_batch(count)} would make {count // _batch(count)}"
+        )
+    return found
+
+
+def _batch(count: int) -> int:
+    """The largest power of two that makes enough steps an epoch, or all that a handful of images fills."""
+    return min(LARGEST_BATCH, max(_power_of_two(count // STEPS_AN_EPOCH), min(16, _power_of_two(count))))
+
+
+def _queue(count: int) -> int:
+    largest = LARGEST_QUEUE
+    for images, keys in QUEUES_OF_LARGER_DATA:
+        if count >= images:
+            largest = keys
+    return min(largest, _power_of_two(count))
+
+
+def _power_of_two(count: int) -> int:
+    """The largest power of two up to `count`, 1 at least."""
+    return 2 ** (max(count, 1).bit_length() - 1)

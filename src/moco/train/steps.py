@@ -1,0 +1,70 @@
+"""A line per step: `steps.csv`, and the same in TensorBoard.
+
+Statistics wait on the device until somebody reads from it anyway: a step adds no host sync.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moco.errors import UserError, in_a_line
+from moco.files import write_text
+from moco.train.metrics import TensorBoard, cell
+from moco.train.step import StepStats
+
+COLUMNS = ("step", "epoch", "lr", "loss", "contrast_top1")
+
+
+class _Waiting(NamedTuple):
+    step: int
+    epoch: int
+    lr: float
+    measured: Tensor
+
+
+class StepLog:
+    """Appends to `path` what `add` was told, at every `flush`.
+
+    A resumed run goes on behind the last step that its checkpoint knows: what a killed run wrote beyond it is cut off,
+    and comes again with the same values.
+    """
+
+    def __init__(self, path: Path, tensorboard: TensorBoard | None = None) -> None:
+        self._path, self._tensorboard = path, tensorboard
+        self._waiting: list[_Waiting] = []
+
+    def begin(self, steps_done: int) -> None:
+        """Keep the first `steps_done` steps of the file that is there, or begin a new one."""
+        kept = [",".join(COLUMNS)]
+        with contextlib.suppress(FileNotFoundError), self._path.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal()]
+            kept += [",".join(row) for row in rows if int(row[0]) <= steps_done]
+        write_text(self._path, "\n".join(kept) + "\n")
+
+    def add(self, step: int, epoch: int, lr: float, stats: StepStats) -> None:
+        """Step `step` (from 1) of `epoch` (from 1) is done; nothing is read from the device."""
+        self._waiting.append(_Waiting(step, epoch, lr, torch.stack([stats.loss, stats.top1])))
+
+    def flush(self) -> None:
+        """Write what waits: one read from the device. Raises `UserError` where the file can't be written."""
+        if not self._waiting:
+            return
+        measured = torch.stack([waiting.measured for waiting in self._waiting]).tolist()
+        lines = []
+        for waiting, (loss, top1) in zip(self._waiting, measured):
+            values = (waiting.step, waiting.epoch, waiting.lr, loss, top1)
+            lines.append(",".join(map(cell, values)) + "\n")
+            if self._tensorboard is not None:
+                self._tensorboard.step(waiting.step, {"lr": waiting.lr, "loss": loss, "contrast_top1": top1})
+        self._waiting.clear()
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise UserError(f"can't write {self._path}: {in_a_line(error)}") from error

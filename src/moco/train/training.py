@@ -1,0 +1,106 @@
+"""What learns: a step at a time, from wherever it stands, with everything that a checkpoint of it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moco.config import Config
+from moco.data.sampler import Sampler
+from moco.errors import UserError, in_a_line
+from moco.train.guard import FiniteGuard
+from moco.train.optimizer import set_lr
+from moco.train.schedule import learning_rate
+from moco.train.state import Progress, Totals
+from moco.train.step import StepStats
+
+Views = tuple[Tensor, ...]
+TrainStep = Callable[[Views, int], StepStats]
+
+
+class MakeViews(Protocol):
+    """Makes the views of a batch; told of the next one early, so that its pixels can be read meanwhile."""
+
+    def __call__(self, images: NDArray[np.int64], epoch: int) -> Views:
+        """The views of `images` (N,) in `epoch`, each (N, 3, S, S)."""
+
+    def ahead(self, images: NDArray[np.int64]) -> None:
+        """`images` (N,) come next."""
+
+
+@dataclass
+class Training:
+    """A model with its optimizer, its data and its place in the run.
+
+    Attributes:
+        sampler: which images make which step.
+        views: makes a batch's views.
+        train_step: (views, number of the step) -> what it saw; the only thing here that moves the model.
+        guard: watches the loss inside `train_step`.
+        progress: how far it is.
+        totals: the epoch's statistics so far.
+    """
+
+    config: Config
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    views: MakeViews
+    train_step: TrainStep
+    guard: FiniteGuard
+    progress: Progress = field(default_factory=Progress)
+    totals: Totals = field(default_factory=Totals)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.sampler.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next step belongs to, from 0."""
+        return self.progress.step // self.sampler.steps_per_epoch
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        config, per_epoch = self.config, self.sampler.steps_per_epoch
+        return learning_rate(config.schedule, config.optimizer.lr, self.progress.step, per_epoch, config.epochs)
+
+    def step(self, images: NDArray[np.int64]) -> StepStats:
+        """The next step, on `images` (N,): what it saw, as scalars on the device."""
+        lr = self.lr
+        set_lr(self.optimizer, lr)
+        self.guard.watch(self.progress.step, lr)
+        stats = self.learn(self.views(images, self.epoch))
+        self.totals.add(stats)
+        self.progress.step += 1
+        return stats
+
+    def learn(self, views: Views) -> StepStats:
+        """The training step on `views`, with what it draws at this place; nothing is counted."""
+        return self.train_step(views, self.progress.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that makes the next step what it is, loadable with `weights_only=True`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": {**self.progress.state_dict(), "sums": self.totals.state_dict()},
+        }
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave. Raises `UserError` if it is of another model."""
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the checkpoint is of another architecture: {in_a_line(error)}") from error
+        self.progress.load_state_dict(content["state"])
+        self.totals.load_state_dict(content["state"]["sums"])
