@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from moco import __version__
 from moco.cli import COMMANDS, main
@@ -112,3 +115,43 @@ def test_a_bug_is_exit_1_with_its_traceback(
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said
     assert "bug in moco" in said
+
+
+def _take(words: str) -> None:
+    """Allocate what no machine has."""
+    if words == "torch":
+        torch.empty(1 << 55)
+    elif words == "numpy":
+        np.empty(1 << 55)
+    elif words == "python":
+        bytearray(1 << 60)
+    else:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 19.00 GiB. GPU 0 has ...")
+
+
+@pytest.mark.parametrize("who", ["torch", "numpy", "python", "cuda"])
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["pretrain", "--data", "x"], "lower --train.batch_size, --views.size"),
+        (["pretrain", "--resume", "runs/a"], "a resumed run keeps its batch"),
+        (["linear", "runs/a"], "lower --batch_size"),
+        (["evaluate", "runs/a"], "take a machine with more"),
+    ],
+)
+def test_out_of_memory_is_one_line_that_says_what_to_lower(
+    who: str, words: list[str], answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("moco.cli.dispatch", lambda argv: _take(who))
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("moco: out of memory")
+    assert answer in said
+    assert said.count("\n") == 1
+
+
+def test_a_model_that_no_memory_holds_is_no_bug(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["pretrain", "--recipe=shapes", "--data=shapes", "--model.dim=1000000000000", f"--out={tmp_path / 'run'}"]
+    assert main(words) == 2
+    assert "out of memory" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

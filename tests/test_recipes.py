@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from moco.commands.options import RecipeParser, config_of
 from moco.config import Config
 from moco.config_check import check
+from moco.model.backbone import build_backbone, check_backbone
 from moco.runs.pretrain import prepare
 from moco.runs.recipe import shipped
+from moco.sizing import LARGEST_BATCH, STEPS_AN_EPOCH, sized
+from moco.views.parameters import centre
+from moco.views.pipelines import IMAGENET_MEAN, pipeline
 
 HEADER = ("# Source ", "# Command ", "# Batch ", "# Hardware ", "# Hours ", "# Expect ")
 
@@ -65,3 +71,145 @@ def test_it_makes_sense_and_takes_a_step(name: str, labelled: Path, monkeypatch:
     assert training.model.queue_ptr.item() == (32 if small.model.symmetric else 16)
     if config.schedule.warmup_epochs == 0:
         assert any(not torch.equal(before[key], value) for key, value in head.state_dict().items())
+
+
+# What the headers are held to.
+COUNTS = {"imagenette": 9469, "imagenette-cpu": 9469, "cifar10": 50_000, "shapes": 5000, "imagenet-v1": 1_281_167,
+          "imagenet-v2": 1_281_167}  # fmt: skip
+IMAGENET_PIXELS = (375, 500)  # of most of its photographs, height and width
+
+
+def header(name: str) -> dict[str, str]:
+    """The lines of the header by their first word; a line that goes on is joined."""
+    found: dict[str, str] = {}
+    for line in shipped()[name].read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        words = line[1:].strip()
+        if line.startswith("#     ") and found:
+            found[list(found)[-1]] += " " + words
+        else:
+            found[words.split()[0]] = words.partition(" ")[2].strip()
+    return found
+
+
+def number(pattern: str, text: str) -> float:
+    """The one number that `pattern` finds in `text`."""
+    found = re.search(pattern, text)
+    assert found, f"no {pattern!r} in {text!r}"
+    return float(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_batch_line_is_the_recipes_arithmetic(name: str) -> None:
+    config, line = parse(shipped()[name]), header(name)["Batch"]
+    batch = config.train.batch_size
+    assert batch is not None
+    steps = COUNTS[name] // batch
+    assert number(r"^([\d,]+) images a step", line) == batch
+    assert number(r"([\d,]+) steps an epoch", line) == steps
+    if "images:" in line:
+        assert number(r"([\d,]+) images:", line) == COUNTS[name]
+    if total := re.search(r"([\d,]+) steps, ([\d.,]+)( million)?", line):
+        pairs = float(total[2].replace(",", "")) * (1e6 if total[3] else 1)
+        assert int(total[1].replace(",", "")) == steps * config.train.epochs
+        made = steps * config.train.epochs * batch * (2 if config.model.symmetric else 1)
+        assert abs(pairs / made - 1) < 0.01
+    if parts := re.search(r"in (\d+) batch-norm parts of (\d+)", line):
+        assert (int(parts[1]), int(parts[2])) == (config.model.bn_splits, batch // config.model.bn_splits)
+    else:
+        assert config.model.bn_splits == 1
+    assert ("twice" in line) == config.model.symmetric
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_what_the_header_says_of_the_recipe_is_in_it(name: str) -> None:
+    config, words = parse(shipped()[name]), header(name)
+    assert f"--recipe {name} " in words["Command"] or name.startswith("folder")
+    if epochs := re.search(r"after (\d+) epochs|, (\d+) epochs$", words["Expect"]):
+        asked = int(epochs[1] or epochs[2])
+        assert config.train.epochs is not None
+        assert asked <= config.train.epochs
+    assert ("by the number of images" in words["Source"]) == (name == "folder")
+    if name.startswith("folder"):
+        assert (config.model.queue_size, config.train.epochs, config.train.batch_size) == (None, None, None)
+        assert number(r"^(\d+) images a step", words["Batch"]) == LARGEST_BATCH
+        assert number(r"makes (\d+) steps an epoch", words["Batch"]) == STEPS_AN_EPOCH
+    if "symmetric loss" in words["Batch"]:
+        assert config.model.symmetric
+    assert ("batch-norm over the whole batch" not in words["Source"]) or config.model.bn_splits == 1
+
+
+@pytest.mark.parametrize("name", ["imagenet-v1", "imagenet-v2"])
+def test_to_the_letter_crops_come_from_the_original_pixels_and_the_disk_is_said(name: str) -> None:
+    config, line = parse(shipped()[name]), header(name)["Disk"]
+    height, width = IMAGENET_PIXELS
+    assert config.short_side >= height  # nothing is made smaller: a store never goes above the source's size
+    assert number(r"short side (\d+) px", line) == config.short_side
+    whole = COUNTS[name] * height * width * 3 / 1e9
+    small = COUNTS[name] * 256 * (256 * width / height) * 3 / 1e9
+    assert abs(number(r"^about (\d+) GB", line) / whole - 1) < 0.02
+    assert abs(number(r"256 takes about (\d+) GB", line) / small - 1) < 0.02
+
+
+@pytest.mark.parametrize("name", ["cifar10", "folder", "imagenet-v1", "imagenet-v2", "imagenette"])
+def test_the_hardware_can_run_the_pinned_torch(name: str) -> None:
+    """A GPU is named by what it must have, and what it must have is enough for the wheel's code."""
+    line = header(name)["Hardware"]
+    capability = number(r"compute capability ([\d.]+) or newer", line)
+    built_for = [int(arch[3:]) for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]
+    if built_for:
+        assert min(built_for) <= 10 * capability
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet-v1", "imagenet-v2"])
+def test_the_activations_fit_the_gpu_that_is_named(name: str) -> None:
+    """What the backward pass keeps of a batch in bf16, counted without memory, and the line's own figures of it."""
+    config, line = parse(shipped()[name]), header(name)["Hardware"]
+    image_bytes = kept_bytes_an_image(config.model.backbone, config.views.size)
+    images = (config.train.batch_size or LARGEST_BATCH) * (2 if config.model.symmetric else 1)
+    assert abs(number(r"(\d+) MB an image", line) / (image_bytes / 1e6) - 1) < 0.05
+    assert abs(number(r"keep (\d+) GB", line) / (images * image_bytes / 1e9) - 1) < 0.05
+    assert images * image_bytes < 0.75e9 * number(r"one GPU with (\d+) GB", line)
+
+
+def kept_bytes_an_image(backbone: str, size: int, batch: int = 2) -> float:
+    """Bytes that a bf16 network keeps for its backward pass, its own weights left out, for each image."""
+    with torch.device("meta"):
+        network = build_backbone(backbone, size).to(torch.bfloat16).train()
+        images = torch.zeros(batch, 3, size, size, dtype=torch.bfloat16)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images)
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights) / batch
+
+
+@pytest.mark.parametrize(("name", "units"), [("imagenette-cpu", "bf16"), ("folder-cpu", "bf16")])
+def test_hours_are_the_images_over_the_rate(name: str, units: str) -> None:
+    config, words = parse(shipped()[name]), header(name)
+    rate = number(r"about (\d+) images/s", words["Hardware"])
+    count = COUNTS.get(name, 10_000)
+    epochs = sized(config, count, "cpu")[0].epochs
+    if name == "folder-cpu":
+        assert number(r"10,000 images, (\d+) epochs", words["Hours"]) == epochs
+    images = count * epochs
+    stated = 0.5 if "half an hour" in words["Hours"] else number(rf"([\d.]+) with {units}", words["Hours"])
+    assert abs(images / rate / 3600 / stated - 1) < 0.2
+
+
+def test_cifar10_says_where_it_differs_from_the_notebook() -> None:
+    config, line = parse(shipped()["cifar10"]), header("cifar10")["Differs"]
+    spec = pipeline(config.views)
+    features = check_backbone(config.model.backbone, config.views.size, config.model.small_stem)
+    assert (spec.size, spec.scale, spec.jitter, spec.jitter_p) == (32, (0.08, 1.0), (0.4, 0.4, 0.4, 0.1), 0.8)
+    assert (spec.grey_p, spec.flip_p, spec.blur_p, config.monitor.knn_k) == (0.2, 0.5, 0.0, 200)
+    assert f"backbone's {features} features, there on the head's {config.model.dim}" in line
+    assert ("ImageNet's mean" in line) == (spec.mean == IMAGENET_MEAN)
+    view = centre(config.views.size, np.array([32], np.int32), np.array([32], np.int32))
+    assert f"{round(32 * 32 / view.box[0, 2])} px" in line

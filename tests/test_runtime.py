@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,6 +91,7 @@ def test_autocast_follows_the_precision() -> None:
             assert layer(x).dtype == dtype
 
 
+@pytest.mark.slow
 def test_compiled_modules_keep_their_state_dict_and_their_output() -> None:
     runtime = Runtime(RuntimeConfig("cpu", "float32", compile="default"))
     layer, x = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()), torch.rand(2, 4)
@@ -109,3 +113,30 @@ def test_the_line_says_what_and_why() -> None:
 
 def test_freed_memory_is_kept_where_malloc_is_glibcs() -> None:
     assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_encoders_stay_as_they_are_and_a_line_says_so() -> None:
+    """A fresh process, whose compiler isn't there; torch.compile itself would fail at the first step."""
+    code = (
+        "import torch; from moco.config import RuntimeConfig; from moco.runtime import Runtime\n"
+        "runtime = Runtime(RuntimeConfig('cpu', 'float32', compile='default'))\n"
+        "layer, x = torch.nn.Linear(4, 3), torch.rand(2, 4)\n"
+        "expected = layer(x)\n"
+        "runtime.compile(layer)\n"
+        "assert torch.equal(layer(x), expected)\n"
+    )
+    environment = {**os.environ, "CXX": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "uncompiled" in line]
+    assert len(lines) == 1
+    assert "No working C++ compiler" in lines[0]
+
+
+def test_a_gpu_is_asked_for_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cards, an old one first: the current device is not the one that was chosen."""
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: ((7, 5), (8, 0))[device.index])
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *args, **options: False)
+    assert choose_precision("auto", torch.device("cuda", 0)) == ("float32", "the GPU has no bf16 units")
+    assert choose_precision("auto", torch.device("cuda", 1)) == ("bf16", "the GPU has bf16 units")

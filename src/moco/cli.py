@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a bug, a failed training or a serious finding of the docto
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import traceback
@@ -32,6 +33,12 @@ COMMANDS = {
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",
 }
+
+_LESS = "lower --train.batch_size, --views.size or --model.queue_size, or take a smaller --model.backbone"
+# What an answer to "out of memory" can name; the other commands have nothing to lower.
+LESS_MEMORY = {"pretrain": _LESS, "bench": _LESS, "linear": "lower --batch_size, or --passes"}
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 def usage() -> str:
@@ -60,6 +67,31 @@ def dispatch(argv: list[str]) -> None:
     command.run(command.parser().parse_args(argv[1:]))
 
 
+def out_of_memory(error: BaseException | None) -> str:
+    """One phrase if `error`, or what it was raised from, is memory that ran out, on the host or a GPU; else empty.
+
+    torch raises types of its own and plain RuntimeErrors; they are told by name and words, so that torch isn't loaded.
+    """
+    while error is not None:
+        words = " ".join(str(error).split())
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if (
+            kinds & {"MemoryError", "OutOfMemoryError"}
+            or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+            or ("RuntimeError" in kinds and any(phrase in words for phrase in _NO_MEMORY))
+        ):
+            return f"out of memory ({words[:200]})" if words else "out of memory"
+        error = error.__cause__
+    return ""
+
+
+def _less_memory(argv: list[str]) -> str:
+    resumes = any(word.split("=")[0] == "--resume" for word in argv)
+    if argv and argv[0] in LESS_MEMORY and not resumes:
+        return LESS_MEMORY[argv[0]]
+    return "free some, or take a machine with more" + (" (a resumed run keeps its batch)" if resumes else "")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -84,8 +116,11 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    except Exception:  # noqa: BLE001 - the last line of defence: a bug, shown whole
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        if complaint := out_of_memory(error):
+            print(f"moco: {complaint}: {_less_memory(sys.argv[1:] if argv is None else argv)}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        traceback.print_exc()  # a bug, shown whole
         print("moco: this is a bug in moco, please report the lines above", file=sys.stderr)
         return 1
     return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import subprocess
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,7 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 
 from moco.config import RuntimeConfig
-from moco.console import Silent, listen
+from moco.console import Silent, listen, say
 from moco.environment import cores, cpu_info
 from moco.errors import UserError
 
@@ -41,13 +43,14 @@ class Runtime:
         device: the torch device.
         precision: `float32` or `bf16` (autocast).
         reason: one phrase that says why that precision.
+        compile_mode: how the encoders are compiled: `off`, also where nothing can be.
         rank, world: this process's number, and how many there are.
     """
 
     def __init__(self, config: RuntimeConfig, decided: Precision | None = None) -> None:
         """`decided` is the precision that the run began with: it stands unless `config` asks for another."""
         self.device = choose_device(config.device)
-        self._compile = config.compile
+        self.compile_mode = config.compile
         if config.compile == "reduce-overhead" and self.device.type != "cuda":
             raise UserError("runtime.compile reduce-overhead is CUDA graphs, and this runs on the CPU: give default")
         chosen = decided if decided is not None and config.precision == "auto" else None
@@ -108,14 +111,22 @@ class Runtime:
         return self._fabric.autocast()
 
     def compile(self, *modules: torch.nn.Module) -> None:
-        """torch.compile `modules` in place, as configured; their state dicts stay as they are."""
-        if self._compile != "off":
+        """torch.compile `modules` in place, as configured; their state dicts stay as they are.
+
+        Where nothing can be compiled they stay as they are, and a line says so.
+        """
+        if self.compile_mode == "off":
+            return
+        if complaint := why_not_compiled(self.device):
+            say(f"runtime.compile is {self.compile_mode}, but the encoders stay uncompiled: {complaint}")
+            self.compile_mode = "off"
+        else:
             for module in modules:
-                module.compile(mode=self._compile)
+                module.compile(mode=self.compile_mode)
 
     def begin_step(self) -> None:
         """Tell CUDA graphs that the outputs of the step before may be overwritten."""
-        if self._compile == "reduce-overhead":
+        if self.compile_mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -132,6 +143,27 @@ def _default_threads() -> int:
     """The cores that this process may use (torch's count knows no container's quota), or OMP_NUM_THREADS of them."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(cores(), int(asked)) if asked.isdecimal() and int(asked) > 0 else cores()
+
+
+@cache
+def why_not_compiled(device: torch.device) -> str:
+    """Why torch.compile can't be used on `device`, in one phrase; empty where it can.
+
+    torch.compile fails at the first call, in the middle of a run: a function is compiled and called here, one that no
+    cache on disk can hold. The answer decides rounding, so a run keeps it with its results.
+    """
+    unseen = 1 + int.from_bytes(os.urandom(6), "big") / 2**48
+
+    def trial(x: torch.Tensor) -> torch.Tensor:
+        return (x * unseen).sin() + 1
+
+    try:
+        torch.compile(trial, dynamic=False)(torch.ones(16, device=device))
+    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
+        torch._dynamo.reset()
+        found = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return f"torch.compile fails here ({found[:160]})"
+    return ""
 
 
 def keep_freed_memory() -> bool:
@@ -173,7 +205,7 @@ def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | No
     if asked != "auto":
         return Precision(asked, "as asked")
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
             return Precision("bf16", "the GPU has bf16 units")
         return Precision("float32", "the GPU has no bf16 units")
     have = set(cpu_info()[1] if flags is None else flags)

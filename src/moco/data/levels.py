@@ -56,8 +56,10 @@ class Range:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Range:
         """The range that `as_dict` gave; keys of others are left alone."""
-        given = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        given: dict[str, Any] = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name in ("no_data", "found"):
+            given[name] = tuple(given[name]) if given.get(name) is not None else given.get(name)
+        return cls(**given)
 
     def grey_levels(self, image: Deep) -> NDArray[np.uint8]:
         """0 to 255, in the shape of the image's numbers; 0 where there are no data."""

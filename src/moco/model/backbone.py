@@ -1,22 +1,99 @@
-"""Backbones by name, headless: torchvision's where it has the name (the paper's code used them), else timm's."""
+"""Backbones by name, headless: torchvision's where it has the name (the paper's code used them), else timm's.
+
+A name is tried before it is built: `check_backbone` makes it without memory (torch's `meta` device) and steps it at
+the size and in the modes it will be used in. docs/backbones.md has a member of every family.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from moco.errors import UserError, nearest
+from moco.model.batchnorm import split_batchnorm
 
-_PROBE_SIZES = (224, 64, 32)  # px; a fixed-size network takes one of them
+USUAL_SIZE = 224  # px; what networks without a size of their own are built for
+MOST_FEATURES = 32_768  # an MLP head on more would take over 4 GB; VGG's unpooled 25,088 are the most in use
+_OTHER_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 288, 320, 336, 384, 448, 512, 896, 1024)  # px
+_NOT_MADE_FOR_IT = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, NotImplementedError)
 
 
-def build_backbone(name: str, small_stem: bool = False) -> nn.Module:
-    """The network `name` without its classifier: (N, 3, H, W) -> (N, F), randomly initialised.
+def build_backbone(name: str, size: int | None = None, small_stem: bool = False) -> nn.Module:
+    """The network `name` without its classifier, for images of `size` px: (N, 3, size, size) -> (N, F).
 
-    `torchvision/NAME` or `timm/NAME` insists on a library; a bare name takes torchvision's if it has it.
-    `small_stem` replaces a ResNet's first convolution and pooling for images of about 32 px, as the MoCo
-    authors' CIFAR notebook does. Raises `UserError` for an unknown name.
+    Randomly initialised by torch's generator. `torchvision/NAME` or `timm/NAME` insists on a library; a bare name
+    takes torchvision's if it has it. `size` None is the network's own, or 224. `small_stem` replaces a ResNet's
+    first convolution and pooling for images of about 32 px, as the MoCo authors' CIFAR notebook does.
+    Raises `UserError` for an unknown name.
     """
+    library, bare = _find(name)
+    network = _from_torchvision(bare, size) if library == "torchvision" else _from_timm(bare, size)
+    return _small_stem(network, name) if small_stem else network
+
+
+@cache
+def check_backbone(name: str, size: int | None = None, small_stem: bool = False, bn_splits: int = 1) -> int:
+    """F of the network that these make, found without making it: no memory, no draw, nothing on disk.
+
+    It is stepped on the `meta` device as it will be used: in training mode on 2 images a batch-norm part, then in
+    evaluation mode. Raises `UserError` where that fails, with what would do.
+    """
+
+    def features(pixels: int | None) -> int:
+        network = _unallocated(lambda: build_backbone(name, pixels, small_stem))
+        if bn_splits > 1:
+            with torch.device("meta"):
+                network = split_batchnorm(network, bn_splits)
+        return _stepped(network, pixels or own_size(name), 2 * bn_splits)
+
+    asked = size or own_size(name)
+    try:
+        return features(size)
+    except _NOT_MADE_FOR_IT as error:
+        complaint = _in_a_line(error)
+    others = {own_size(name), *_OTHER_SIZES} - {asked}
+    for other in sorted(others, key=lambda pixels: (pixels < asked, abs(pixels - asked))):  # the next larger first
+        try:
+            features(other)
+        except _NOT_MADE_FOR_IT:
+            continue
+        raise UserError(f"{name} takes no images of {asked} px{complaint}: give --views.size {other}")
+    raise UserError(f"{name} can't be trained here{complaint}: docs/backbones.md has one of each family that can")
+
+
+def feature_dim(backbone: nn.Module, size: int | None = None) -> int:
+    """F of a module that maps images (N, 3, size, size) to (N, F), by a step without data; it stays as it is.
+
+    `size` None tries 224, 64 and 32 px. A module that can't be stepped without data gets one batch of zeros, in
+    evaluation mode. Raises `UserError` if it doesn't map images to (N, F).
+    """
+    complaint = ""
+    sizes = (USUAL_SIZE, 64, 32) if size is None else (size,)
+    for pixels in sizes:
+        try:
+            return _features_of(backbone, pixels)
+        except _NOT_MADE_FOR_IT as error:  # not made for this size: try the next
+            complaint = complaint or _in_a_line(error)
+    raise UserError(f"the backbone takes no images of {' or '.join(map(str, sizes))} px{complaint}")
+
+
+def own_size(name: str) -> int:
+    """The side in pixels that the network `name` is made for. Raises `UserError` for an unknown name."""
+    import timm
+
+    library, bare = _find(name)
+    config = timm.get_pretrained_cfg(bare) if library == "timm" else None
+    return USUAL_SIZE if config is None else int(config.input_size[-1])
+
+
+def _find(name: str) -> tuple[str, str]:
+    """(library, name in it)."""
     import timm
     from torchvision import models
 
@@ -25,43 +102,57 @@ def build_backbone(name: str, small_stem: bool = False) -> nn.Module:
         raise UserError(f"unknown backbone library {library!r} in {name!r}, valid: torchvision/NAME, timm/NAME")
     ours = models.list_models(module=models)
     if library in ("", "torchvision") and bare in ours:
-        backbone = _without_classifier(models.get_model(bare, weights=None), bare)
-    elif library in ("", "timm") and timm.is_model(bare):
-        backbone = timm.create_model(bare, pretrained=False, num_classes=0)
-    else:
-        known = {"": [*ours, *timm.list_models()], "timm": timm.list_models(), "torchvision": ours}[library]
-        raise UserError(f"unknown model.backbone {name!r}: {nearest(bare, known)}")
-    return _small_stem(backbone, name) if small_stem else backbone
+        return "torchvision", bare
+    if library in ("", "timm") and timm.is_model(bare):
+        return "timm", bare
+    known = {"": [*ours, *timm.list_models()], "timm": timm.list_models(), "torchvision": ours}[library]
+    raise UserError(f"unknown model.backbone {name!r}: {nearest(bare, set(known))}")
 
 
-def feature_dim(backbone: nn.Module) -> int:
-    """F, found by one forward pass in evaluation mode. Raises `UserError` if it doesn't map images to (N, F)."""
-    training = backbone.training
-    backbone.eval()
-    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    complaint = ""
-    try:
-        for size in _PROBE_SIZES:
-            try:
-                with torch.no_grad():
-                    features = backbone(torch.zeros(1, 3, size, size, device=device))
-            except (RuntimeError, ValueError, AssertionError) as error:  # not made for this size: try the next
-                complaint = complaint or " ".join(str(error).split())[:200]
-                continue
-            if not isinstance(features, torch.Tensor) or features.ndim != 2:
-                raise UserError("the backbone must map images (N, 3, H, W) to features (N, F)")
-            return features.shape[1]
-    finally:
-        backbone.train(training)
-    raise UserError(f"the backbone takes no images of {_PROBE_SIZES} px: {complaint}")
+def _from_timm(bare: str, size: int | None) -> nn.Module:
+    import timm
+
+    options: dict[str, Any] = {}
+    config = timm.get_pretrained_cfg(bare)
+    if size is not None and config is not None and config.fixed_input_size and config.input_size[-1] != size:
+        options["img_size"] = size  # tables of positions are made for one size
+    return timm.create_model(bare, pretrained=False, num_classes=0, **options)
+
+
+def _from_torchvision(bare: str, size: int | None) -> nn.Module:
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if bare in ("googlenet", "inception_v3"):  # their second and third classifiers answer in training, as a tuple
+        options = {"aux_logits": False, "init_weights": True}
+    elif bare.startswith("vit_"):
+        options["image_size"] = size or USUAL_SIZE
+    elif bare.startswith("maxvit"):
+        options["input_size"] = (size or USUAL_SIZE,) * 2
+    return _without_classifier(models.get_model(bare, weights=None, **options), bare)
 
 
 def _without_classifier(network: nn.Module, name: str) -> nn.Module:
+    """`network` up to its features: its classifier gone, but for what pools and normalises before it."""
     for attribute in ("fc", "classifier", "head", "heads"):
         if hasattr(network, attribute):
-            setattr(network, attribute, nn.Identity())
+            setattr(network, attribute, _before_classes(getattr(network, attribute), name))
             return network
     raise UserError(f"don't know the classifier of torchvision's {name}; timm/{name} may do")
+
+
+def _before_classes(classifier: nn.Module, name: str) -> nn.Module:
+    if name.startswith("squeezenet"):  # classifies each place, then pools
+        return nn.AdaptiveAvgPool2d(1)
+    if not isinstance(classifier, nn.Sequential):
+        return nn.Identity()
+    if name.startswith(("vgg", "alexnet")):  # its features are the layer before the classes, not 25,088 places
+        return classifier[:-1]
+    if name.startswith(("convnext", "maxvit")):
+        layers = list(classifier)
+        first = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear))
+        return nn.Sequential(*layers[:first])
+    return nn.Identity()
 
 
 def _small_stem(backbone: nn.Module, name: str) -> nn.Module:
@@ -72,3 +163,77 @@ def _small_stem(backbone: nn.Module, name: str) -> nn.Module:
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     backbone.maxpool = nn.Identity()
     return backbone
+
+
+class _ParametersWithoutMemory(TorchFunctionMode):
+    """Layers' parameters on `meta`; what a constructor computes with (widths, tables of positions) stays real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.randn, torch.rand) and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def _unallocated(build: Callable[[], nn.Module]) -> nn.Module:
+    """The module that `build` makes, on the `meta` device; torch's generator stays where it is."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _ParametersWithoutMemory():
+                network = build()
+        except RuntimeError as error:
+            if "meta" not in str(error):
+                raise
+            with torch.device("meta"):  # a constructor that tries its own first layers on an image
+                network = build()
+    return network.to("meta")
+
+
+def _without_data(module: nn.Module) -> nn.Module:
+    """A copy of `module` on the `meta` device."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(module, memo)
+
+
+def _stepped(network: nn.Module, size: int, batch: int) -> int:
+    """F of a `meta` network, in training and in evaluation mode."""
+    widths = set()
+    with torch.no_grad(), torch.device("meta"):
+        for training in (True, False):
+            widths.add(_width(network.train(training)(torch.zeros(batch, 3, size, size)), batch))
+    return widths.pop()
+
+
+def _features_of(backbone: nn.Module, size: int) -> int:
+    try:
+        return _stepped(_without_data(backbone), size, batch=2)
+    except _NOT_MADE_FOR_IT as error:
+        if "meta" not in str(error):
+            raise
+    modes = [module.training for module in backbone.modules()]
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            return _width(backbone.eval()(torch.zeros(2, 3, size, size, device=device)), 2)
+    finally:
+        for module, training in zip(backbone.modules(), modes):
+            module.training = training
+
+
+def _in_a_line(error: Exception) -> str:
+    words = " ".join(str(error).split())[:160]
+    return f" ({words})" if words else ""
+
+
+def _width(features: object, batch: int) -> int:
+    """F of what a backbone made of `batch` images."""
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != batch:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"the backbone must map images (N, 3, H, W) to features (N, F), this one gives {shape}")
+    if features.shape[1] > MOST_FEATURES:
+        raise UserError(f"the backbone gives {features.shape[1]:,} features an image: pool them over the places first")
+    return features.shape[1]

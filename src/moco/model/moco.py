@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.errors import UserError
-from moco.model.backbone import build_backbone, feature_dim
+from moco.model.backbone import build_backbone, check_backbone, feature_dim
 from moco.model.batchnorm import split_batchnorm
 from moco.model.head import projection_head
 from moco.model.queue import random_queue, replace_oldest
@@ -46,9 +46,11 @@ class MoCo(nn.Module):
         mlp: the v2 head.
         bn_splits: parts of the batch with batch-norm statistics of their own (`batchnorm.py`).
         small_stem: for ResNets by name on images of about 32 px.
+        size: side of the images in pixels, for networks that are built for one; default: the name's own, and any
+            for a module.
 
     Raises:
-        UserError: an unknown backbone name, or one that yields no (N, F).
+        UserError: an unknown backbone name, or one that yields no (N, F) at that size.
     """
 
     queue: Tensor
@@ -64,13 +66,17 @@ class MoCo(nn.Module):
         mlp: bool = False,
         bn_splits: int = 1,
         small_stem: bool = False,
+        size: int | None = None,
     ) -> None:
         super().__init__()
         self.m = momentum
         self.T = temperature
         self.bn_splits = bn_splits
-        network = build_backbone(backbone, small_stem) if isinstance(backbone, str) else backbone
-        features = feature_dim(network)
+        if isinstance(backbone, str):
+            features = check_backbone(backbone, size, small_stem, bn_splits)  # before gigabytes are asked for
+            network = build_backbone(backbone, size, small_stem)
+        else:
+            features, network = feature_dim(backbone, size), backbone
         if bn_splits > 1:
             network = split_batchnorm(network, bn_splits)
         self.feature_dim = features

@@ -23,6 +23,7 @@ from moco.evaluate.frozen import Frozen
 from moco.evaluate.health import diagnose, queue_health
 from moco.evaluate.monitors import LabelMonitor
 from moco.files import read_json, write_json
+from moco.model.backbone import check_backbone
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
 from moco.runs.trained import Run, build_model, labelled, open_run, pixel_source
@@ -118,6 +119,8 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     `decided` is the precision of the run that is gone on with.
     """
     runtime = Runtime(config.runtime, decided)
+    model_config = config.model
+    check_backbone(model_config.backbone, config.views.size, model_config.small_stem, model_config.bn_splits)
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
@@ -159,7 +162,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     )
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "data": data.fingerprints, "ranges": data.ranges,
+        "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
 
@@ -186,7 +189,13 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
         raise UserError("the data has changed since this run began: resume needs the same images")
     words = [
         f"{what} {about[key]}, now {now[key]}"
-        for key, what in (("precision", "in"), ("processor", "on"), ("gpus", "with GPUs"), ("threads", "with threads"))
+        for key, what in (
+            ("precision", "in"),
+            ("processor", "on"),
+            ("gpus", "with GPUs"),
+            ("threads", "with threads"),
+            ("compile", "with runtime.compile"),
+        )
         if key in about and about[key] != now[key]
     ]
     before, after = about.get("versions", {}), now["versions"]

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moco.console import say
+from moco.runtime import why_not_compiled
 from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale
 from moco.views.parameters import Parameters
 from moco.views.pipelines import Pipeline
@@ -28,7 +30,7 @@ _ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
     """What `reference.apply` gives, float32 (N, 3, size, size), on the source's device."""
     views = crop_resize(source, images, parameters, pipeline.size)
-    colours = _compiled() if source.device.type == "cuda" else colour_and_flip
+    colours = colours_on(source.device) if source.device.type == "cuda" else colour_and_flip
     if pipeline.jitter_p or pipeline.grey_p or pipeline.flip_p:
         views = colours(views, source.upload(_table(parameters)), pipeline.grey_first)
     if pipeline.blur_p and parameters.sigma.max(initial=0) > 0:
@@ -54,8 +56,11 @@ def colour_and_flip(views: Tensor, table: Tensor, grey_first: bool) -> Tensor:
 
 
 @cache
-def _compiled() -> Callable[[Tensor, Tensor, bool], Tensor]:
-    """One graph of fused kernels instead of some two hundred passes over memory."""
+def colours_on(device: torch.device) -> Callable[[Tensor, Tensor, bool], Tensor]:
+    """`colour_and_flip` as one graph of fused kernels, not some two hundred passes, where it can be compiled."""
+    if complaint := why_not_compiled(device):
+        say(f"the views' colours are not compiled into one pass, which is slower: {complaint}")
+        return colour_and_flip
     return torch.compile(colour_and_flip, dynamic=False)
 
 

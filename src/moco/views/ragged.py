@@ -15,7 +15,7 @@ class Ragged:
 
     Attributes:
         pixels: uint8 (bytes,), on the device that the views are made on.
-        offsets: int64 (N,), host: where each image begins.
+        offsets: int64 (N,), host: where each image begins, in bytes, a multiple of 3.
         heights, widths: int32 (N,), host, in pixels.
     """
 
@@ -27,6 +27,14 @@ class Ragged:
     @property
     def device(self) -> torch.device:
         return self.pixels.device
+
+    def __post_init__(self) -> None:
+        assert not (self.offsets % 3).any(), "images are whole RGB pixels, end to end"
+
+    @property
+    def rgb(self) -> torch.Tensor:
+        """The pixels one a row, uint8 (bytes / 3, 3), no copy."""
+        return self.pixels[: len(self.pixels) // 3 * 3].view(-1, 3)
 
     def upload(self, values: NDArray[np.generic]) -> torch.Tensor:
         """`values` on the pixels' device; a GPU is not waited for."""

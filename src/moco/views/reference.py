@@ -19,6 +19,7 @@ from moco.views.parameters import Parameters
 from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
 
+MOST_PADDING = 3  # times the windows' own cost; random crops of like photographs stay below it, in one group
 _ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
@@ -49,13 +50,69 @@ def _per_channel(values: tuple[float, float, float], device: torch.device) -> Te
 
 
 def crop_resize(source: Ragged, images: NDArray[np.int64], parameters: Parameters, size: int) -> Tensor:
-    """The crops, resampled bilinearly with antialiasing: float32 (N, 3, size, size) in [0, 1]."""
-    windows = gather(source, images, parameters.window)  # (N, H, W, 3)
-    n, height, width, _ = windows.shape
-    box, window = source.upload(parameters.box), source.upload(parameters.window)
-    rows = resampling(box[:, 0] - window[:, 0], box[:, 2], window[:, 2] - window[:, 0], height, size)
-    columns = resampling(box[:, 1] - window[:, 1], box[:, 3], window[:, 3] - window[:, 1], width, size)
-    tall = torch.bmm(rows, windows.reshape(n, height, width * 3)).reshape(n, size, width, 3)  # rows resampled
+    """The crops, resampled bilinearly with antialiasing: float32 (N, 3, size, size) in [0, 1].
+
+    Windows of like sizes are resampled together, so that one panorama doesn't widen the whole batch.
+    """
+    window = parameters.window
+    groups = like_sizes(window[:, 2] - window[:, 0], window[:, 3] - window[:, 1], size)
+    views = [_resample(source, images[rows], parameters.box[rows], window[rows], size) for rows in groups]
+    if len(groups) == 1:
+        return views[0]
+    return torch.cat(views)[source.upload(np.argsort(np.concatenate(groups)))]
+
+
+def like_sizes(heights: NDArray[np.int32], widths: NDArray[np.int32], size: int) -> list[NDArray[np.int64]]:
+    """The windows (N,) in groups, as row numbers, such that padding each group costs a bounded factor of memory.
+
+    A group is cut in two, by height or by width and where that saves most, while padded to its tallest and widest
+    it costs more than `MOST_PADDING` times what its windows cost each by itself.
+    """
+    groups, waiting = [], [np.arange(len(heights))]
+    while waiting:
+        rows = waiting.pop()
+        h, w = heights[rows].astype(np.int64), widths[rows].astype(np.int64)
+        if len(rows) == 1 or len(rows) * _cost(h.max(), w.max(), size) <= MOST_PADDING * _cost(h, w, size).sum():
+            groups.append(np.sort(rows))
+        else:
+            waiting += _cut(rows, h, w, size)
+    return sorted(groups, key=lambda rows: int(rows[0]))
+
+
+def _cost(height: NDArray[np.int64], width: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """What a window's pixels and its two filters take, in units of some 24 bytes."""
+    return height * width + size * (height + width)
+
+
+def _cut(
+    rows: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64], size: int
+) -> list[NDArray[np.int64]]:
+    """`rows` (N,) in the two parts that cost least, each padded to its own largest."""
+    best: tuple[int, list[NDArray[np.int64]]] | None = None
+    count = np.arange(1, len(rows))
+    for side in (heights, widths):
+        order = np.argsort(side, kind="stable")
+        h, w = heights[order], widths[order]
+        below = count * _cost(np.maximum.accumulate(h)[:-1], np.maximum.accumulate(w)[:-1], size)
+        h_above, w_above = (np.maximum.accumulate(x[::-1])[::-1][1:] for x in (h, w))
+        total = below + (len(rows) - count) * _cost(h_above, w_above, size)
+        at = int(total.argmin())
+        if best is None or total[at] < best[0]:
+            best = int(total[at]), [rows[order[: at + 1]], rows[order[at + 1 :]]]
+    assert best is not None
+    return best[1]
+
+
+def _resample(
+    source: Ragged, images: NDArray[np.int64], box: NDArray[np.float64], window: NDArray[np.int32], size: int
+) -> Tensor:
+    """`crop_resize` of images whose windows are alike."""
+    pixels = gather(source, images, window)  # (N, H, W, 3)
+    n, height, width, _ = pixels.shape
+    place, limits = source.upload(box), source.upload(window)
+    rows = resampling(place[:, 0] - limits[:, 0], place[:, 2], limits[:, 2] - limits[:, 0], height, size)
+    columns = resampling(place[:, 1] - limits[:, 1], place[:, 3], limits[:, 3] - limits[:, 1], width, size)
+    tall = torch.bmm(rows, pixels.reshape(n, height, width * 3)).reshape(n, size, width, 3)  # rows resampled
     views = torch.einsum("nsw,nhwc->nchs", columns, tall)  # (N, 3, size, size)
     return views / 255.0
 
@@ -65,10 +122,8 @@ def gather(source: Ragged, images: NDArray[np.int64], window: NDArray[np.int32])
     heights, widths = window[:, 2] - window[:, 0], window[:, 3] - window[:, 1]
     y = np.minimum(np.arange(heights.max())[None], heights[:, None] - 1) + window[:, :1]  # (N, H)
     x = np.minimum(np.arange(widths.max())[None], widths[:, None] - 1) + window[:, 1:2]  # (N, W)
-    row_start = source.offsets[images, None] + y.astype(np.int64) * source.widths[images, None] * 3
-    start = source.upload(row_start)[:, :, None] + 3 * source.upload(x)[:, None]
-    channels = torch.arange(3, device=source.device)
-    return source.pixels[start[..., None] + channels].float()
+    row_start = source.offsets[images, None] // 3 + y.astype(np.int64) * source.widths[images, None]
+    return source.rgb[source.upload(row_start)[:, :, None] + source.upload(x)[:, None]].float()
 
 
 def resampling(start: Tensor, length: Tensor, available: Tensor, pixels: int, size: int) -> Tensor:
