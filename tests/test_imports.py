@@ -12,7 +12,7 @@ import moco
 ROOT = Path(moco.__file__).parent
 BASE = {
     "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
-    "checkpoint", "cgroups",
+    "checkpoint", "cgroups", "threads",
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,

@@ -37,9 +37,7 @@ def test_270_photographs() -> None:
 
 
 def test_what_is_given_stands() -> None:
-    given = replace(
-        OPEN, model=replace(OPEN.model, queue_size=999), train=TrainConfig(epochs=3, batch_size=64)
-    )
+    given = replace(OPEN, model=replace(OPEN.model, queue_size=999), train=TrainConfig(epochs=3, batch_size=64))
     assert sized(given, 270, "cpu") == (given, None)
 
 

@@ -16,6 +16,7 @@ from moco.runtime import Runtime
 from moco.views.make import Source, evaluation_view
 
 BATCH = 256
+CHUNK = 32  # images that a thread of the CPU takes at a time: each holds the activations of so many
 MakeView = Callable[[NDArray[np.int64]], Tensor]
 
 
@@ -58,16 +59,18 @@ def extract(
 ) -> Tensor:
     """Features of `view(images)` for images 0..count-1 in batches, float32 (count, F).
 
-    The last batch may be smaller. `progress` names the bar to show; without it nothing is shown.
+    The last batch may be smaller. On the CPU a batch has `CHUNK` images at most, and each thread takes one at a time:
+    the same bits for any number of threads. `progress` names the bar to show; without it nothing is shown.
     """
-    parts = []
-    with frozen(backbone), runtime.autocast(), _shown(progress, count) as show:
-        for start in range(0, count, batch_size):
-            images = np.arange(start, min(start + batch_size, count))
-            views = view(images).contiguous(memory_format=torch.channels_last)
-            parts.append(backbone(views).float())
-            show(start + len(images))
-    return torch.cat(parts)
+    size = batch_size if runtime.device.type == "cuda" else min(batch_size, CHUNK)
+
+    def some(start: int) -> Tensor:
+        with torch.no_grad(), runtime.autocast():
+            views = view(np.arange(start, min(start + size, count)))
+            return backbone(views.contiguous(memory_format=torch.channels_last)).float()
+
+    with frozen(backbone), _shown(progress, count) as show:
+        return torch.cat(runtime.workers.map(some, range(0, count, size), lambda done: show(min(done * size, count))))
 
 
 @contextlib.contextmanager

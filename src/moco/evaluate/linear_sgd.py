@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from moco.console import progress_bar
 from moco.errors import UserError
 from moco.evaluate.classifier import top1
-from moco.evaluate.features import frozen
+from moco.evaluate.features import extract, frozen
 from moco.evaluate.linear_cached import CROP_SCALE
 from moco.evaluate.logistic import fit_logistic
 from moco.evaluate.protocol import Proof
@@ -170,9 +170,11 @@ def _epoch(
     order: NDArray[np.int64] = permutation(count, options.seed, Purpose.PROBE_ORDER, epoch)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
     for images in np.array_split(order, math.ceil(count / options.batch_size)):
-        views = random_view(train.images, images, pipeline, options.seed, epoch, 0, Purpose.PROBE_VIEW)
-        with runtime.autocast():
-            features = backbone(views.contiguous(memory_format=torch.channels_last)).float()
+
+        def view(rows: NDArray[np.int64], images: NDArray[np.int64] = images) -> Tensor:
+            return random_view(train.images, images[rows], pipeline, options.seed, epoch, 0, Purpose.PROBE_VIEW)
+
+        features = extract(backbone, len(images), view, runtime, len(images))
         labels = train.labels[torch.from_numpy(images).to(weight.device)]
         with torch.enable_grad():
             loss = F.cross_entropy(F.linear(features, weight, bias), labels)
