@@ -128,7 +128,7 @@ def test_no_number_may_be_non_finite(value: float) -> None:
     [
         ({"views": {"size": None}}, "views.size is None, give int"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr is 'fast', give float"),
-        ({"train": {"epochs": True}}, "train.epochs is True, give int"),
+        ({"train": {"epochs": True}}, "train.epochs is True, give int | None"),
         ({"model": {"mlp": 1}}, "model.mlp is 1, give bool"),
         ({"store": {"labels": "folder"}}, "store.labels is 'folder', give Literal['auto', 'folders', 'none']"),
         ({"store": {"cache": 3}}, "store.cache is 3, give str | None"),

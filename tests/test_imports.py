@@ -12,7 +12,7 @@ import moco
 ROOT = Path(moco.__file__).parent
 BASE = {
     "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
-    "checkpoint", "cgroups", "threads",
+    "checkpoint", "cgroups", "presets", "sizing", "threads",
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,

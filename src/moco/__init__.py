@@ -1,23 +1,46 @@
 """Momentum Contrast (MoCo v1/v2): from a folder of images to a tested backbone.
 
-`moco.MoCo` is the model for people who bring their own loop; it is imported on first use, so that
-the command line answers before torch is loaded.
+Every command is a function first, offered here and imported on first use, so that `import moco` costs nothing:
+
+    run = moco.pretrain(moco.recipe("imagenette-cpu", data="photos"), out="runs/a")
+    backbone, preprocess = moco.load_backbone(run)
+    scores = moco.linear(run)
+
+`moco.MoCo` is the model for people who bring their own loop. The types stand in `__init__.pyi`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["MoCo", "__version__"]
 
-if TYPE_CHECKING:
-    from moco.model.moco import MoCo
+_PLACES = {
+    "MoCo": "moco.model.moco",
+    "Config": "moco.config",
+    "UserError": "moco.errors",
+    "recipe": "moco.runs.recipe",
+    "pretrain": "moco.runs.pretrain",
+    "resume": "moco.runs.pretrain",
+    "Run": "moco.runs.trained",
+    "open_run": "moco.runs.trained",
+    "load_backbone": "moco.runs.trained",
+    "linear": "moco.runs.linear",
+    "evaluate": "moco.runs.evaluate",
+    "preview": "moco.runs.preview",
+    "bench": "moco.runs.bench",
+    "Silent": "moco.console",
+    "listening": "moco.console",
+}
+__all__ = [*_PLACES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MoCo":
-        from moco.model.moco import MoCo
-
-        return MoCo
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'moco' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -36,17 +36,37 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """The augmentation of the two views.
+    """The augmentation of the two views: a preset, and what differs from it.
 
     Attributes:
-        pipeline: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
+        pipeline: the preset: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
         size: side of a view in pixels.
         scale_min: smallest crop, as a share of the image's area.
+        ratio: narrowest and widest crop, width / height; default the preset's, as all below.
+        jitter: largest change of brightness, contrast, saturation (factors) and hue (turns).
+        jitter_p: probability of the jitter.
+        grey_p: probability of grey.
+        grey_first: grey before the jitter (v1) instead of after it (v2).
+        blur_p: probability of the blur.
+        blur_sigma: its smallest and largest sigma, in pixels of a 224-px view; it scales with the size.
+        flip_p: probability of the mirror image.
+        mean: of each channel, subtracted (pixels from 0 to 1); default ImageNet's.
+        std: of each channel, divided by; default ImageNet's.
     """
 
     pipeline: str = "v2"
     size: int = 224
     scale_min: float = 0.2
+    ratio: list[float] | None = None
+    jitter: list[float] | None = None
+    jitter_p: float | None = None
+    grey_p: float | None = None
+    grey_first: bool | None = None
+    blur_p: float | None = None
+    blur_sigma: list[float] | None = None
+    flip_p: float | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from moco.config import Config, ModelConfig
+from moco.config import Config, ModelConfig, ViewsConfig
 from moco.errors import UserError
+from moco.presets import preset
 
-PIPELINES = ("v1", "v2", "v2_no_blur", "crop_flip")
 _AT_LEAST_ONE = (
     "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
     "checkpoint.every_epochs", "checkpoint.keep", "checkpoint.keep_every_epochs", "store.short_side",
@@ -89,8 +89,7 @@ def _problems(config: Config, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _related(config: Config) -> Iterator[str]:
-    if config.views.pipeline not in PIPELINES:
-        yield f"views.pipeline is {config.views.pipeline!r}, valid: {', '.join(PIPELINES)}"
+    yield from _views(config.views)
     if not 0 < config.views.scale_min <= 1:
         yield f"views.scale_min is {config.views.scale_min}, give a share of the area above 0, at most 1"
     if config.views.size < 8:
@@ -104,6 +103,29 @@ def _related(config: Config) -> Iterator[str]:
         yield f"schedule.warmup_epochs {warmup} leaves nothing of {epochs} epochs: give {epochs / 10:g}, or 0 for none"
     if config.seed >= 2**63:
         yield f"seed is {config.seed}, give a number below 2**63"
+
+
+def _views(views: ViewsConfig) -> Iterator[str]:
+    try:
+        preset(views.pipeline)
+    except UserError as error:
+        yield str(error)
+    for name in ("jitter_p", "grey_p", "blur_p", "flip_p"):
+        value = getattr(views, name)
+        if value is not None and not 0 <= value <= 1:
+            yield f"views.{name} is {value}, give a probability from 0 to 1"
+    for name, count in (("ratio", 2), ("jitter", 4), ("blur_sigma", 2), ("mean", 3), ("std", 3)):
+        values = getattr(views, name)
+        if values is None:
+            continue
+        if len(values) != count:
+            yield f"views.{name} has {len(values)} numbers, give {count}"
+        elif any(v < 0 or not math.isfinite(v) for v in values) or (name in ("ratio", "std") and min(values) <= 0):
+            yield f"views.{name} is {values}, give numbers above 0"
+        elif name in ("ratio", "blur_sigma") and values[0] > values[1]:
+            yield f"views.{name} is {values}, give the smaller one first"
+    if views.jitter is not None and len(views.jitter) == 4 and views.jitter[3] > 0.5:
+        yield f"views.jitter turns the hue by {views.jitter[3]}, give 0.5 (half a turn) at most"
 
 
 def _batch(batch: int, model: ModelConfig) -> Iterator[str]:

@@ -1,15 +1,11 @@
-"""The augmentations by name: what each is in numbers.
-
-v1: "Momentum Contrast for Unsupervised Visual Representation Learning", section 3.3 (technical details).
-v2: "Improved Baselines with Momentum Contrastive Learning", section 2 (aug+: blur as in SimCLR).
-"""
+"""One random view in numbers: what a configuration asks for, at its size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from moco.config import ViewsConfig
-from moco.errors import UserError, nearest
+from moco.presets import preset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,22 +40,11 @@ class Pipeline:
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-_PRESETS: dict[str, dict[str, object]] = {
-    "v1": {"jitter": (0.4, 0.4, 0.4, 0.4), "jitter_p": 1.0, "grey_p": 0.2, "grey_first": True},
-    "v2": {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8, "grey_p": 0.2, "blur_p": 0.5},
-    "v2_no_blur": {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8, "grey_p": 0.2},
-    "crop_flip": {},
-}
-
-
 def pipeline(config: ViewsConfig) -> Pipeline:
     """The pipeline that a recipe names, at its size. Blur's sigma, stated at 224 px, scales with the size."""
-    if config.pipeline not in _PRESETS:
-        raise UserError(f"unknown views.pipeline {config.pipeline!r}: {nearest(config.pipeline, _PRESETS)}")
+    fields = preset(config.pipeline)
+    given = {name: getattr(config, name) for name in (*fields, "mean", "std") if getattr(config, name) is not None}
+    fields |= {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     zoom = config.size / PAPER_SIZE
-    return Pipeline(
-        size=config.size,
-        scale=(config.scale_min, 1.0),
-        blur_sigma=(0.1 * zoom, 2.0 * zoom),
-        **_PRESETS[config.pipeline],  # type: ignore[arg-type]
-    )
+    low, high = fields.pop("blur_sigma")
+    return Pipeline(size=config.size, scale=(config.scale_min, 1.0), blur_sigma=(low * zoom, high * zoom), **fields)
