@@ -17,6 +17,7 @@ from moco.rundir import RunDir
 from moco.runtime import Runtime
 from moco.train.interrupt import StopSignals
 from moco.train.metrics import Row, TensorBoard, epoch_line, write_csv
+from moco.train.neighbours import Neighbours
 from moco.train.pace import Pace
 from moco.train.steps import StepLog
 from moco.train.training import Training
@@ -56,6 +57,7 @@ class Loop:
         self.run, self.training, self.runtime, self.monitors, self.about = run, training, runtime, monitors, about
         self.pace = Pace(training.config.checkpoint)
         self.signals = StopSignals()
+        self.neighbours = Neighbours()
         self._said: str | None = None
 
     def train(self) -> None:
@@ -88,9 +90,12 @@ class Loop:
             for images, following in zip(order[first:], [*order[first + 1 :], None]):
                 if following is not None:
                     training.views.ahead(following)
+                begun_at = time.perf_counter()
                 stats = training.step(images)
                 log.add(done.step, epoch + 1, training.optimizer.param_groups[0]["lr"], stats)
                 now = time.perf_counter()
+                if self.runtime.device.type == "cpu" and (slow := self.neighbours.step(now - begun_at)):
+                    say(slow)
                 done.seconds = before + now - started
                 if now - refreshed > REFRESH_S:
                     training.guard.check()

@@ -171,6 +171,15 @@ class Parts:
         return made
 
 
+def arithmetic(model: MoCo, runtime: Runtime) -> str:
+    """A phrase that is the same where the same step gives the same bits, as far as threads go."""
+    if runtime.device.type != "cpu":
+        return "on one stream"
+    if model.bn_splits == 1:
+        return f"the whole batch at once on {runtime.threads} threads"
+    return f"in {model.bn_splits} parts on any number of threads"
+
+
 def part_of(model: MoCo) -> MoCo:
     """A MoCo of the same parameters and queue, in the same memory, with buffers and gradients of its own.
 
