@@ -1,10 +1,11 @@
-"""kill -9 at random moments, resume each time: the end is that of a run that was never killed.
+"""kill -9 at random moments, resume each time on some number of threads: the end is that of a run never killed.
 
 A short version runs with the tests; `make soak` asks for 50 kills (MOCO_SOAK=50).
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import signal
@@ -22,17 +23,26 @@ from tests.conftest import SMALL
 KILLS = int(os.environ.get("MOCO_SOAK", "3"))
 EPOCHS = 100 + 20 * KILLS  # three steps each: long enough that every kill finds it at work
 OPTIONS = [
-    *SMALL, f"--train.epochs={EPOCHS}", "--model.bn_splits=2", "--checkpoint.every_minutes=0.01",
-    f"--monitor.every_epochs={EPOCHS}", "--monitor.baseline=false", "--runtime.threads=1",
+    *SMALL, f"--train.epochs={EPOCHS}", "--model.bn_splits=4", "--checkpoint.every_minutes=0.01",
+    f"--monitor.every_epochs={EPOCHS}", "--monitor.baseline=false",
 ]  # fmt: skip
 
 
-def start(out: Path, data: Path, cache: Path) -> subprocess.Popen[bytes]:
+TIMES = {"seconds", "samples_per_s"}
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    table = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in table]
+
+
+def start(out: Path, data: Path, cache: Path, threads: int) -> subprocess.Popen[bytes]:
     """The command that a person would type: begin, or go on if there is something to go on with."""
     words = (
         ["--resume", str(out)] if (out / "config.yaml").exists() else [*OPTIONS, "--data", str(data), "--out", str(out)]
     )
-    environment = {**os.environ, "MOCO_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    words.append(f"--runtime.threads={threads}")
+    environment = {**os.environ, "MOCO_CACHE": str(cache)}
     with (out.parent / f"{out.name}.log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-m", "moco", "pretrain", *words], stderr=log, env=environment)
 
@@ -40,7 +50,7 @@ def start(out: Path, data: Path, cache: Path) -> subprocess.Popen[bytes]:
 def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(labelled: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     started = time.monotonic()
-    uninterrupted = start(whole, labelled, tmp_path / "cache")
+    uninterrupted = start(whole, labelled, tmp_path / "cache", threads=1)
     while not (whole / "metrics.csv").exists() and uninterrupted.poll() is None:
         time.sleep(0.01)
     startup_s = time.monotonic() - started
@@ -48,7 +58,7 @@ def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(labelled: P
     moments = random.Random(KILLS)
     kills = 0
     while kills < KILLS:
-        process = start(killed, labelled, tmp_path / "cache2")
+        process = start(killed, labelled, tmp_path / "cache2", threads=moments.randint(1, 4))
         try:
             # Between the very beginning (imports, packing) and well into the training.
             process.wait(timeout=moments.uniform(0.05, startup_s + 1.5))
@@ -58,12 +68,13 @@ def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(labelled: P
             kills += 1
             continue
         pytest.fail(f"it ended, after {kills} kills: {(tmp_path / 'killed.log').read_text()[-2000:]}")
-    assert start(killed, labelled, tmp_path / "cache2").wait() == 0, (tmp_path / "killed.log").read_text()[-2000:]
+    last = start(killed, labelled, tmp_path / "cache2", threads=moments.randint(1, 4))
+    assert last.wait() == 0, (tmp_path / "killed.log").read_text()[-2000:]
     expected, found = (checkpoint.load(run / "checkpoints" / "last.pt") for run in (whole, killed))
     assert expected["step"] == found["step"] == 3 * EPOCHS
     different = [n for n, t in expected["model"].items() if not torch.equal(t, found["model"][n])]
     assert different == []
     momenta = [content["optimizer"]["state"] for content in (expected, found)]
     assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[0])
-    assert (whole / "metrics.csv").read_text().count("\n") == (killed / "metrics.csv").read_text().count("\n")
+    assert rows(whole) == rows(killed)
     assert "Traceback" not in (tmp_path / "killed.log").read_text()

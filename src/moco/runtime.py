@@ -19,6 +19,7 @@ from moco.config import RuntimeConfig
 from moco.console import Silent, listen, say
 from moco.environment import cores, cpu_info
 from moco.errors import UserError
+from moco.threads import Threads
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -45,6 +46,9 @@ class Runtime:
         reason: one phrase that says why that precision.
         compile_mode: how the encoders are compiled: `off`, also where nothing can be.
         rank, world: this process's number, and how many there are.
+        threads: CPU threads.
+        workers: so many on the CPU, for work in parts; one on CUDA. On the CPU torch's own operations take one thread
+            each, so that no figure depends on how many there are.
     """
 
     def __init__(self, config: RuntimeConfig, decided: Precision | None = None) -> None:
@@ -58,7 +62,10 @@ class Runtime:
         self.precision, self.reason = chosen.name, chosen.reason
         if self.device.type == "cpu":
             keep_freed_memory()
-        torch.set_num_threads(config.threads or _default_threads())
+        self.threads = config.threads or _default_threads()
+        on_cpu = self.device.type == "cpu"
+        self.workers = Threads(self.threads if on_cpu else 1)
+        torch.set_num_threads(1 if on_cpu else self.threads)
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # `line` says it, with the reason
         self._fabric = Fabric(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
@@ -77,11 +84,6 @@ class Runtime:
     def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
-
-    @property
-    def threads(self) -> int:
-        """CPU threads."""
-        return torch.get_num_threads()
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """`values` (n, ...) of all processes in the order of their ranks, (world * n, ...); no gradient flows."""
@@ -106,8 +108,15 @@ class Runtime:
         threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
         return f"{self.device}{threads}, {self.precision} ({self.reason})"
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision's context for forward passes."""
+    def autocast(self, keep_casts: bool = True) -> AbstractContextManager[Any]:
+        """The precision's context for forward passes.
+
+        Without `keep_casts` a weight is cast at each use. The casts that torch keeps belong to all threads, and the
+        first thread that leaves its context drops them: which gradients are summed before and which after the cast back
+        would then be a matter of timing.
+        """
+        if not keep_casts and self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         return self._fabric.autocast()
 
     def compile(self, *modules: torch.nn.Module) -> None:

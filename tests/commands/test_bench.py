@@ -16,7 +16,18 @@ from moco.cli import main
 
 def test_the_figures_and_their_json(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
-    words = ["bench", *SMALL, "--data", str(labelled), "--rounds=2", "--steps=1", "--json", str(out)]
+    words = [
+        "bench",
+        *SMALL,
+        "--data",
+        str(labelled),
+        "--rounds=2",
+        "--steps=1",
+        "--model.bn_splits=2",
+        "--load=1",
+        "--json",
+        str(out),
+    ]
     assert main(words) == 0
     found = json.loads(out.read_text())
     rates = ("full_samples_per_s", "compute_only_samples_per_s", "views_per_s", "pack_images_per_s")
@@ -24,6 +35,7 @@ def test_the_figures_and_their_json(labelled: Path, tmp_path: Path, capsys: pyte
     assert set(found["breakdown_ms"]) == set(PARTS)
     assert all(value >= 0 for value in found["breakdown_ms"].values())
     assert found["setting"]["batch_size"] == 8
+    assert (found["setting"]["bn_splits"], found["setting"]["load"]) == (2, 1)
     assert found["precision"] == "float32"
     assert found["precision_reason"] == "as asked"
     assert "processor" in found
@@ -38,6 +50,8 @@ def test_without_data_or_rounds_it_is_a_mistake(capsys: pytest.CaptureFixture[st
     assert "no data" in capsys.readouterr().err
     assert main(["bench", *SMALL, "--data=shapes", "--rounds=0"]) == 2
     assert "--rounds" in capsys.readouterr().err
+    assert main(["bench", *SMALL, "--data=shapes", "--load=-1"]) == 2
+    assert "--load" in capsys.readouterr().err
 
 
 def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
@@ -59,7 +73,7 @@ def test_the_watch_leaves_the_objects_as_they_were(labelled: Path) -> None:
     model, runtime = prepared.training.model, prepared.runtime
     before = dict(vars(model)), dict(vars(runtime))
     watch = Stopwatch(runtime)
-    watch.install(model, prepared.training.optimizer)
+    watch.install(model, prepared.training.optimizer, [model])
     assert "enqueue" in vars(model)
     watch.remove()
     assert dict(vars(model)) == before[0]

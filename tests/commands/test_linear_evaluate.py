@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,11 @@ from PIL import Image
 from moco import checkpoint, cli
 from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
 from moco.data.dataset import open_dataset
+from moco.errors import UserError
+from moco.files import locked
+from moco.results import Evaluation
 from moco.rundir import RunDir
+from moco.runs.evaluate import evaluate_checkpoint
 from moco.runs.trained import build_model
 from moco.tables import Row, write_csv
 from moco.train.metrics import COLUMNS
@@ -264,18 +271,156 @@ def test_report_says_what_is_missing(made: Made, capsys: pytest.CaptureFixture[s
     assert "no metrics.csv yet" in fails(capsys, "report", made.path)
 
 
-def test_a_run_keeps_nothing_of_an_earlier_classifier(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_that_was_broken_off_leaves_the_earlier_one_as_it_was(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert moco("linear", made.path, "--epochs", "1", "--passes", "0") == 0
+    before = contents(made.run.linear)
 
     def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("moco.evaluate.classifier.Classifier.save", killed)
     assert moco("linear", made.path, "--protocol", "sgd", "--epochs", "1") == 130
-    assert [path.name for path in made.run.linear.iterdir()] == ["metrics.csv"]
+    assert contents(made.run.linear) == before and hidden(made) == [".linear.lock"]
 
 
 def test_help_is_quick_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("linear", "evaluate", "report"):
         assert moco(command, "--help") == 0
         assert f"moco {command} runs/a" in " ".join(capsys.readouterr().out.split())
+
+
+QUICK = ("--epochs", "1", "--passes", "0")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def hidden(made: Made) -> list[str]:
+    return sorted(path.name for path in made.run.root.glob(".linear*"))
+
+
+def test_linear_is_replaced_whole_and_what_is_not_ours_stays(made: Made) -> None:
+    assert moco("linear", made.path, *QUICK) == 0
+    (made.run.linear / "notes.txt").write_text("mine")
+    (made.run.linear / "thesis").mkdir()
+    (made.run.linear / "thesis" / "classifier.pt").write_text("mine too")
+    assert moco("linear", made.path, "--protocol", "sgd", "--epochs", "1") == 0
+    ours = {"classifier.pt", "metrics.csv", "result.json"}
+    assert set(contents(made.run.linear)) == ours | {"notes.txt", "thesis/classifier.pt"}
+    assert (made.run.linear / "thesis" / "classifier.pt").read_text() == "mine too"
+    about = torch.load(made.run.linear / "classifier.pt", weights_only=True)["about"]
+    assert about["protocol"] == made.json("linear/result.json")["protocol"] == "sgd"
+    assert made.metrics()[0]["seconds"] and hidden(made) == [".linear.lock"]
+
+
+def test_of_two_linears_at_once_the_second_is_refused(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(made.run.root / ".linear.lock", "busy"):
+        assert f"another `moco linear {made.path}` is at work" in fails(capsys, "linear", made.path, *QUICK)
+    assert not made.run.linear.exists()
+
+
+@pytest.mark.parametrize("command", ["linear", "evaluate"])
+def test_the_hints_can_be_run(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_images(tmp_path / "my other :cat: images")
+    spaced = made.run.root.rename(tmp_path / "my :cat: run")
+    assert f"run `moco linear '{spaced}'` first" in fails(capsys, "evaluate", str(spaced))
+    assert moco("linear", str(spaced), "--data", str(data), *QUICK) == 0
+    if command == "evaluate":
+        assert moco("evaluate", str(spaced), "--data", str(data)) == 0
+    said = capsys.readouterr().out
+    (hint,) = [line.removeprefix("next:  ") for line in said.splitlines() if line.startswith("next:")]
+    words = shlex.split(hint)
+    assert words[:3] == ["moco", {"linear": "evaluate", "evaluate": "report"}[command], str(spaced)]
+    assert command == "evaluate" or words[3:] == ["--data", str(data)]
+    assert moco(*words[1:]) == 0
+
+
+def test_the_data_that_is_blamed_is_the_data_that_was_given(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moco("linear", made.path, *QUICK) == 0
+    flat = tmp_path / "flat pictures"
+    flat.mkdir()
+    for number, path in enumerate(sorted(made.data.rglob("*.png"))):
+        shutil.copy(path, flat / f"{number}.png")
+    for command in ("linear", "evaluate"):
+        line = fails(capsys, command, made.path, "--data", str(flat))
+        assert f"--data '{flat}' has no labels" in line and str(made.data) not in line
+    single = tmp_path / "single"
+    for name in COLOURS:
+        (single / name).mkdir(parents=True)
+        shutil.copy(made.data / "train" / name / "0.png", single / name)
+    line = fails(capsys, "linear", made.path, "--data", str(single))
+    assert "has no labels" not in line and str(single) in line
+
+
+def test_changed_images_of_the_run_are_said_and_missing_ones_name_the_way_out(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(made.data, tmp_path / "copy")
+    config = replace(made.config, data=str(copy))
+    made.run.config_file.unlink()  # the file has a second name in the template
+    made.run.environment_file.unlink()
+    made.run.write_config(config, {})
+    assert moco("linear", made.path, *QUICK) == 0
+    assert "changed since" not in capsys.readouterr().err
+    path = next((copy / "train").rglob("*.png"))
+    Image.new("RGB", (40, 36)).save(path)
+    assert moco("evaluate", made.path) == 0
+    assert capsys.readouterr().err.count("changed since") == 1
+    assert moco("evaluate", made.path, "--data", str(copy)) == 0
+    assert "changed since" not in capsys.readouterr().err
+    shutil.rmtree(copy)
+    line = fails(capsys, "linear", made.path)
+    assert made.path in line and "--data DIR" in line
+
+
+def test_class_names_reach_the_terminal_as_letters(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("\x1b[31mred\x1b]0;title\x07", ":cat:", "[bold]x[/bold]")
+    data = write_images(tmp_path / "odd", dict.fromkeys(names, (9, 99, 200)))
+    assert moco("linear", made.path, "--data", str(data), *QUICK) == 0
+    assert moco("evaluate", made.path, "--data", str(data)) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "\x07" not in said.out + said.err
+    assert "\\x1b[31mred" in said.out and ":cat:" in said.out and "[bold]x[/bold]" in said.out
+    line = fails(capsys, "evaluate", made.path)
+    assert "\x1b" not in line and "\\x1b[31mred" in line
+    assert made.json("evaluation.json")["classes"] == sorted(names)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_an_output_that_knows_few_letters_is_no_reason_to_fail(made: Made, tmp_path: Path, encoding: str) -> None:
+    data = write_images(tmp_path / "bilder", {"vögel": (9, 9, 200), "кот": (200, 9, 9), "犬": (9, 200, 9)})
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    for words in (["linear", made.path, "--data", str(data), *QUICK], ["evaluate", made.path, "--data", str(data)]):
+        done = subprocess.run([sys.executable, "-m", "moco", *words], capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr.decode(encoding)
+        if words[0] == "evaluate":
+            assert "\\u043a\\u043e\\u0442" in done.stdout.decode(encoding)
+
+
+def test_very_many_classes_keep_the_file_small(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moco("linear", made.path, *QUICK) == 0
+    monkeypatch.setattr("moco.results.DENSE_CLASSES", 2)
+    assert moco("evaluate", made.path) == 0
+    scores = made.json("evaluation.json")["val"]
+    assert "confusion" not in scores and sum(count for _, _, count in scores["confusion_pairs"]) == 3 * VAL
+    assert Evaluation.load(made.run.evaluation_file).val.images == 3 * VAL
+
+
+def test_named_evaluators_on_a_checkpoint(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = evaluate_checkpoint(made.path)
+    assert set(found) == {"knn_top1", "logistic_train_top1", "logistic_val_top1"} and found["knn_top1"] > 0.8
+    assert evaluate_checkpoint(made.path, ["knn"]) == {"knn_top1": found["knn_top1"]}
+    with pytest.raises(UserError, match="unknown evaluator 'knm': did you mean knn"):
+        evaluate_checkpoint(made.path, ["knm"])
+    own = {"width": lambda measured, options: [("width", float(measured.train.features.width))]}
+    monkeypatch.setattr("moco.evaluate.monitors.EVALUATORS", own)
+    assert evaluate_checkpoint(made.path, ["width"]) == {"width": 512.0}

@@ -43,9 +43,9 @@ def test_every_batchnorm_of_a_network_is_replaced() -> None:
     assert sum(isinstance(m, SplitBatchNorm2d) for m in network.modules()) == 2
 
 
-def test_networks_without_batchnorm_are_refused() -> None:
-    with pytest.raises(UserError, match="none"):
-        split_batchnorm(nn.Conv2d(3, 3, 1), 2)
+def test_networks_without_batchnorm_stay_and_other_kinds_are_refused() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3))
+    assert split_batchnorm(plain, 2) is plain
     with pytest.raises(UserError, match="SyncBatchNorm"):
         split_batchnorm(nn.Sequential(nn.SyncBatchNorm(3)), 2)
 

@@ -14,6 +14,7 @@ from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
 from moco.runtime import Runtime
 from moco.train.optimizer import build_optimizer
+from moco.train.parts import Parts
 from moco.train.step import train_step
 
 REFERENCE = (
@@ -71,11 +72,13 @@ def test_every_quantity_of_every_step_is_the_references() -> None:
         np.testing.assert_allclose(mine.detach().numpy(), data[name], rtol=0, atol=TOLERANCE, err_msg=name)
 
     seen: dict[str, Tensor] = {}
-    model.register_forward_hook(lambda _model, _inputs, output: seen.update(logits=output[0]))
+    computed = model.logits
+    model.logits = lambda im_q, k: seen.setdefault("logits", computed(im_q, k))  # type: ignore[method-assign]
+    parts = Parts(model, runtime)
     for step in range(int(cfg["steps"])):
         im_q, im_k = (torch.from_numpy(data[f"step{step}/{name}"]) for name in ("im_q", "im_k"))
-        stats = train_step(model, optimizer, runtime, (im_q, im_k), None, False, lambda loss: None)
-        close(f"step{step}/logits", seen["logits"])
+        stats = train_step(parts, model, optimizer, (im_q, im_k), None, False, lambda loss: None)
+        close(f"step{step}/logits", seen.pop("logits"))
         close(f"step{step}/loss", stats.loss)
         close(f"step{step}/queue", model.queue.T)
         assert model.queue_ptr.item() == data[f"step{step}/queue_ptr"].item()

@@ -15,10 +15,11 @@ from moco.model.loss import info_nce
 from moco.runtime import Runtime
 from moco.train.guard import FiniteGuard
 from moco.train.optimizer import build_optimizer
+from moco.train.parts import Parts
 from moco.train.step import train_step
 
 
-def parts(symmetric: bool = False) -> tuple[MoCo, torch.optim.Optimizer, Runtime]:
+def built() -> tuple[MoCo, torch.optim.Optimizer, Runtime]:
     backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = MoCo(backbone, dim=4, queue_size=12, momentum=0.5)
     return model, build_optimizer(model, OptimizerConfig(lr=0.5)), Runtime(RuntimeConfig("cpu", "float32"))
@@ -29,13 +30,13 @@ def views() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_order_is_the_papers() -> None:
-    model, optimizer, runtime = parts()
+    model, optimizer, runtime = built()
     with torch.no_grad():  # query and key encoder differ, so that the order shows
         for p in model.encoder_q.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     before = copy.deepcopy(model)
     first, second = views()
-    stats = train_step(model, optimizer, runtime, (first, second), None, False, lambda loss: None)
+    stats = train_step(Parts(model, runtime), model, optimizer, (first, second), None, False, lambda loss: None)
 
     before.update_key_encoder()
     logits, keys = before(first, second)
@@ -48,20 +49,20 @@ def test_the_order_is_the_papers() -> None:
 
 
 def test_a_positive_is_never_among_its_own_negatives() -> None:
-    model, optimizer, runtime = parts()
+    model, optimizer, runtime = built()
     first, second = views()
     seen: list[torch.Tensor] = []
-    model.register_forward_hook(lambda m, i, output: seen.append(m.queue.clone()))
-    train_step(model, optimizer, runtime, (first, second), None, False, lambda loss: None)
+    model.encoder_q.register_forward_hook(lambda *_: seen.append(model.queue.clone()))
+    train_step(Parts(model, runtime), model, optimizer, (first, second), None, False, lambda loss: None)
     similarity = model.queue[:4] @ seen[0].T
     assert similarity.max() < 1 - 1e-4
 
 
 def test_symmetric_uses_each_view_as_query_and_key() -> None:
-    model, optimizer, runtime = parts()
+    model, optimizer, runtime = built()
     before = copy.deepcopy(model)
     first, second = views()
-    stats = train_step(model, optimizer, runtime, (first, second), None, True, lambda loss: None)
+    stats = train_step(Parts(model, runtime), model, optimizer, (first, second), None, True, lambda loss: None)
     before.update_key_encoder()
     a, key_a = before(first, second)
     b, key_b = before(second, first)
@@ -71,30 +72,30 @@ def test_symmetric_uses_each_view_as_query_and_key() -> None:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_under_total_collapse_no_positive_is_found(symmetric: bool) -> None:
-    model, optimizer, runtime = parts()
+    model, optimizer, runtime = built()
     one = nn.functional.normalize(torch.ones(1, 4))
     for encoder in (model.encoder_q, model.encoder_k):  # whatever goes in, the same point comes out
         encoder.forward = lambda images: one.expand(len(images), -1) + 0 * model.encoder_q.backbone[0].weight.sum()
     model.queue.copy_(one.expand_as(model.queue))
-    stats = train_step(model, optimizer, runtime, views(), None, symmetric, lambda loss: None)
+    stats = train_step(Parts(model, runtime), model, optimizer, views(), None, symmetric, lambda loss: None)
     assert stats.top1.item() == 0 and stats.positive.item() == pytest.approx(stats.negative.item())
 
 
 def test_a_non_finite_loss_never_reaches_the_weights() -> None:
-    model, optimizer, runtime = parts()
+    model, optimizer, runtime = built()
     guard = FiniteGuard(optimizer, runtime.device)
     guard.watch(41, 0.5)
     before = [p.clone() for p in model.encoder_q.parameters()]
     first, second = views()
     with pytest.raises(TrainingFailed, match=r"step 41 \(lr 0.5\)"):
-        train_step(model, optimizer, runtime, (first * float("nan"), second), None, False, guard)
+        train_step(Parts(model, runtime), model, optimizer, (first * float("nan"), second), None, False, guard)
     assert all(torch.equal(a, b) for a, b in zip(before, model.encoder_q.parameters()))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_cuda_a_non_finite_loss_leaves_the_weights_and_is_named_later() -> None:
-    model, _, _ = parts()
+    model, _, _ = built()
     runtime = Runtime(RuntimeConfig("cuda", "float32"))
     model.to(runtime.device)
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.5))
@@ -103,7 +104,7 @@ def test_on_cuda_a_non_finite_loss_leaves_the_weights_and_is_named_later() -> No
     for step, scale in enumerate((float("nan"), 1.0)):
         guard.watch(step, 0.1)
         first, second = (v.to(runtime.device) for v in views())
-        train_step(model, optimizer, runtime, (first * scale, second), None, False, guard)
+        train_step(Parts(model, runtime), model, optimizer, (first * scale, second), None, False, guard)
     assert all(torch.equal(a, b) for a, b in zip(before, model.encoder_q.parameters()))
     with pytest.raises(TrainingFailed, match="step 0"):
         guard.check()
@@ -112,15 +113,15 @@ def test_on_cuda_a_non_finite_loss_leaves_the_weights_and_is_named_later() -> No
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_cuda_a_step_never_waits_for_the_device() -> None:
-    model, _, _ = parts()
+    model, _, _ = built()
     runtime = Runtime(RuntimeConfig("cuda"))
     model.to(runtime.device)
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.5))
     guard = FiniteGuard(optimizer, runtime.device)
     batch = tuple(v.to(runtime.device) for v in views())
-    train_step(model, optimizer, runtime, batch, None, True, guard)  # type: ignore[arg-type]
+    train_step(Parts(model, runtime), model, optimizer, batch, None, True, guard)  # type: ignore[arg-type]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_step(model, optimizer, runtime, batch, None, True, guard)  # type: ignore[arg-type]
+        train_step(Parts(model, runtime), model, optimizer, batch, None, True, guard)  # type: ignore[arg-type]
     finally:
         torch.cuda.set_sync_debug_mode("default")

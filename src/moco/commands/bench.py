@@ -26,6 +26,9 @@ def parser() -> RecipeParser:
     )
     p.add_argument("--rounds", type=int, default=argparse.SUPPRESS, help="counted rounds (default: 5)")
     p.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="steps a round (default: 5)")
+    p.add_argument(
+        "--load", type=int, default=argparse.SUPPRESS, metavar="N", help="beside N busy processes (default: 0)"
+    )
     p.add_argument("--json", type=str, default=argparse.SUPPRESS, metavar="FILE", help="write the figures there too")
     return p
 
@@ -34,19 +37,23 @@ def run(args: Any) -> None:
     """Measure and print. Raises `UserError` for bad options or data."""
     config = config_of(args)
     check(config)
-    rounds, steps = args.get("rounds", 5), args.get("steps", 5)
+    rounds, steps, load = args.get("rounds", 5), args.get("steps", 5), args.get("load", 0)
     if rounds < 1 or steps < 1:
         raise UserError("--rounds and --steps must be 1 or more")
+    if load < 0:
+        raise UserError(f"--load is {load}, give the number of busy processes to measure beside")
     if config.data is None:
         raise UserError("no data: give --data FOLDER, or --data shapes")
 
+    from moco.bench.load import busy_neighbours
     from moco.files import write_json
     from moco.runs.pretrain import prepare
 
     prepared = prepare(config)
-    figures, breakdown = _train_figures(prepared, rounds, steps)
-    packing = _packing(prepared.config, rounds)
-    result = _result(prepared, figures, breakdown, packing, rounds, steps)
+    with busy_neighbours(load):
+        figures, breakdown = _train_figures(prepared, rounds, steps)
+        packing = _packing(prepared.config, rounds)
+    result = _result(prepared, figures, breakdown, packing, {"rounds": rounds, "steps_a_round": steps, "load": load})
     if "json" in args:
         write_json(Path(args.json), result)
     _print(result)
@@ -90,7 +97,7 @@ def _train_figures(prepared: Any, rounds: int, steps: int) -> Any:
         rounds,
     )
     watch = Stopwatch(runtime)
-    watch.install(training.model, training.optimizer)
+    watch.install(training.model, training.optimizer, training.train_step.parts.models)
     for _ in range(max(steps, 5)):
         watch.step(lambda: training.views(images(), 0), training.learn)
     watch.remove()
@@ -125,7 +132,7 @@ def _packing(config: Config, rounds: int) -> Any:
         return interleaved([Subject("pack", pack, len(items))], rounds)["pack"]
 
 
-def _result(prepared: Any, figures: Any, breakdown: Any, packing: Any, rounds: int, steps: int) -> dict[str, Any]:
+def _result(prepared: Any, figures: Any, breakdown: Any, packing: Any, measured: dict[str, int]) -> dict[str, Any]:
     config, about = prepared.config, prepared.about
     full, compute = figures["full"], figures["compute_only"]
     return {
@@ -145,8 +152,8 @@ def _result(prepared: Any, figures: Any, breakdown: Any, packing: Any, rounds: i
             "bn_splits": config.model.bn_splits,
             "symmetric": config.model.symmetric,
             "data": config.data,
-            "rounds": rounds,
-            "steps_a_round": steps,
+            "threads": prepared.runtime.threads,
+            **measured,
         },
         "device": str(prepared.runtime.device),
         "precision": prepared.runtime.precision,

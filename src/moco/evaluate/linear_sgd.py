@@ -23,7 +23,7 @@ from moco.cosine import cosine
 from moco.errors import UserError
 from moco.evaluate.classifier import block_rows, top1
 from moco.evaluate.features import Features, LabelledFeatures
-from moco.evaluate.frozen import Frozen, Labelled, evaluating
+from moco.evaluate.frozen import Frozen, Labelled
 from moco.evaluate.linear_options import SgdOptions
 from moco.evaluate.logistic import drawn, fit_logistic
 from moco.evaluate.proof import Proof
@@ -136,9 +136,7 @@ def _epoch(
     order: NDArray[np.int64] = permutation(count, options.seed, Purpose.PROBE_ORDER, epoch)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
     for images in np.array_split(order, math.ceil(count / options.batch_size)):
-        with evaluating(frozen.backbone), frozen.runtime.autocast():
-            views = view(train.images, images).contiguous(memory_format=torch.channels_last)
-            features = frozen.backbone(views).float()
+        features = frozen.compute(train.images, view, images)
         labels = train.labels[torch.from_numpy(images).to(weight.device)]
         loss = F.cross_entropy(F.linear(features, weight, bias), labels)
         optimizer.zero_grad()

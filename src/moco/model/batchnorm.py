@@ -18,7 +18,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     """In training, `splits` consecutive parts of the batch are normalised each by its own statistics.
 
     The running statistics move by the mean over the parts, as one device of many would see. Evaluation and
-    the state dict are those of `BatchNorm2d`.
+    the state dict are those of `BatchNorm2d`, and with one split it is `BatchNorm2d`.
     """
 
     def __init__(self, num_features: int, splits: int, **kwargs: float) -> None:
@@ -26,7 +26,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         self.splits = splits
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or self.splits == 1:
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
@@ -45,9 +45,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
     """Replace every `BatchNorm2d` of `module`, in place, by one over `splits` parts of the batch.
 
-    Raises `UserError` where there is none, or one of a kind that this can't replace.
+    A network without batch-norm stays as it is. Raises `UserError` for batch-norm of a kind that this can't replace.
     """
-    replaced = 0
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if not isinstance(child, nn.modules.batchnorm._BatchNorm):
@@ -57,7 +56,4 @@ def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
             split = SplitBatchNorm2d(child.num_features, splits, eps=child.eps, momentum=child.momentum)
             split.load_state_dict(child.state_dict())
             setattr(parent, name, split)
-            replaced += 1
-    if not replaced:
-        raise UserError("model.bn_splits is for backbones with batch-norm, this one has none")
     return module

@@ -44,7 +44,8 @@ class MoCo(nn.Module):
         momentum: m of the key encoder (v1 section 3.2: 0.999).
         temperature: T (v1: 0.07; v2: 0.2).
         mlp: the v2 head.
-        bn_splits: parts of the batch with batch-norm statistics of their own (`batchnorm.py`).
+        bn_splits: parts of the batch with batch-norm statistics of their own (`batchnorm.py`); in training on the CPU
+            each also goes through the encoders by itself (`train/parts.py`).
         small_stem: for ResNets by name on images of about 32 px.
         size: side of the images in pixels, for networks that are built for one; default: the name's own, and any
             for a module.
@@ -97,13 +98,16 @@ class MoCo(nn.Module):
         Returns:
             logits float32 (N, 1+K), column 0 the positive, divided by T; keys float32 (N, dim), unit rows.
         """
-        q = self.encode(self.encoder_q, im_q)  # (N, dim)
         k = self.keys(im_k, key_order)  # (N, dim)
+        return self.logits(im_q, k), k
+
+    def logits(self, im_q: Tensor, k: Tensor) -> Tensor:
+        """Logits float32 (N, 1+K) of the queries' images (N, 3, H, W) against their keys `k` (N, dim) and the queue."""
+        q = self.encode(self.encoder_q, im_q)  # (N, dim)
         with torch.autocast(q.device.type, enabled=False):  # similarities in float32
             l_pos = (q * k).sum(1, keepdim=True)  # (N, 1)
             l_neg = q @ self.queue.T  # (N, K)
-            logits = torch.cat([l_pos, l_neg], dim=1) / self.T  # (N, 1+K), column 0 positive
-        return logits, k
+            return torch.cat([l_pos, l_neg], dim=1) / self.T  # (N, 1+K), column 0 positive
 
     @torch.no_grad()
     def keys(self, im_k: Tensor, key_order: Tensor | None = None) -> Tensor:

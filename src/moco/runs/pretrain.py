@@ -32,6 +32,7 @@ from moco.sizing import advice, sized
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Evaluator, Loop, Monitors
 from moco.train.optimizer import build_optimizer
+from moco.train.parts import arithmetic
 from moco.train.state import Totals
 from moco.train.step import MoCoStep
 from moco.train.training import Training
@@ -141,7 +142,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
         model=model,
         optimizer=optimizer,
         sampler=Sampler(len(data.train), config.batch_size, config.seed),
-        views=TwoViews(source, pipeline(config.views), config.seed),
+        views=TwoViews(source, pipeline(config.views), config.seed, runtime.workers),
         train_step=MoCoStep(model, optimizer, runtime, guard, config.seed, config.model.symmetric),
         guard=guard,
         totals=Totals(runtime.device),
@@ -162,6 +163,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     )
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
+        "arithmetic": arithmetic(model, runtime),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
@@ -193,7 +195,7 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
             ("precision", "in"),
             ("processor", "on"),
             ("gpus", "with GPUs"),
-            ("threads", "with threads"),
+            ("arithmetic", "computing"),
             ("compile", "with runtime.compile"),
         )
         if key in about and about[key] != now[key]

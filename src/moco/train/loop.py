@@ -18,6 +18,7 @@ from moco.runtime import Runtime
 from moco.tables import Row, write_csv
 from moco.train.interrupt import StopSignals
 from moco.train.metrics import COLUMNS, TensorBoard, epoch_line
+from moco.train.neighbours import Neighbours
 from moco.train.pace import Pace
 from moco.train.steps import StepLog
 from moco.train.training import Training
@@ -57,6 +58,7 @@ class Loop:
         self.run, self.training, self.runtime, self.monitors, self.about = run, training, runtime, monitors, about
         self.pace = Pace(training.config.checkpoint)
         self.signals = StopSignals()
+        self.neighbours = Neighbours()
         self._said: str | None = None
 
     def train(self) -> None:
@@ -89,9 +91,12 @@ class Loop:
             for images, following in zip(order[first:], [*order[first + 1 :], None]):
                 if following is not None:
                     training.views.ahead(following)
+                begun_at = time.perf_counter()
                 stats = training.step(images)
                 log.add(done.step, epoch + 1, training.optimizer.param_groups[0]["lr"], stats)
                 now = time.perf_counter()
+                if self.runtime.device.type == "cpu" and (slow := self.neighbours.step(now - begun_at)):
+                    say(slow)
                 done.seconds = before + now - started
                 if now - refreshed > REFRESH_S:
                     training.guard.check()

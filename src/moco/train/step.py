@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from moco.model.loss import info_nce
 from moco.model.moco import MoCo
 from moco.randomness import Purpose, permutation, torch_seed
 from moco.runtime import Runtime
+from moco.train.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -32,39 +34,45 @@ class StepStats:
 
 
 def train_step(
+    parts: Parts,
     model: MoCo,
     optimizer: torch.optim.Optimizer,
-    runtime: Runtime,
     views: tuple[Tensor, Tensor],
     key_order: Tensor | None,
     symmetric: bool,
     guard: Callable[[Tensor], None],
+    seed: int = 0,
 ) -> StepStats:
     """Algorithm 1 of the paper, in its order.
 
     Args:
+        parts: of `model`: what computes keys and gradients, the whole batch at once or part by part.
         views: the two views, each (N, 3, H, W).
-        key_order: (N,) shuffle of the keys between batch-norm parts, or None.
+        key_order: (N,) shuffle of the keys between the parts, or None.
         symmetric: each view is query and key once; the loss is the mean of both, and both keys enter the queue.
         guard: called with the loss before it reaches the weights; raises to stop.
+        seed: of what the network draws in this step (dropout).
     """
-    first, second = views
-    model.update_key_encoder()  # theta_k <- m theta_k + (1 - m) theta_q
-    with runtime.autocast():
-        logits, keys = model(first, second, key_order)  # against the OLD queue
-        loss = info_nce(logits)
-        stats = _stats(logits.detach(), loss.detach(), model.T)
-        if symmetric:
-            logits, more = model(second, first, key_order)
-            loss = (loss + info_nce(logits)) / 2
-            keys = torch.cat([keys, more])
-            stats = _mean(stats, _stats(logits.detach(), 2 * loss.detach() - stats.loss, model.T))
-    guard(loss)
+    queries = list(views) if symmetric else [views[0]]
+    sources = [views[1], views[0]] if symmetric else [views[1]]  # of the keys
     optimizer.zero_grad(set_to_none=True)
-    runtime.backward(loss)
+    model.update_key_encoder()  # theta_k <- m theta_k + (1 - m) theta_q
+    keys = parts.keys(sources, key_order, seed)  # (N, dim) each
+    stats = _mean(parts.backward(contrast, queries, keys, seed))  # logits against the OLD queue, loss, gradient
+    guard(stats.loss)
     optimizer.step()  # theta_q
-    model.enqueue(keys)  # the oldest keys leave
+    model.enqueue(torch.cat(keys))  # the oldest keys leave
     return stats
+
+
+def contrast(model: MoCo, queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, StepStats]:
+    """The loss of one or two times n queries (n, 3, H, W), the mean over both, and what was seen."""
+    losses, seen = [], []
+    for im_q, k in zip(queries, keys):
+        logits = model.logits(im_q, k)  # (n, 1+K), column 0 positive
+        losses.append(info_nce(logits))
+        seen.append(_stats(logits.detach(), losses[-1].detach(), model.T))
+    return sum(losses[1:], losses[0]) / len(losses), _mean(seen)
 
 
 @dataclass(frozen=True)
@@ -78,17 +86,22 @@ class MoCoStep:
     seed: int
     symmetric: bool
 
+    @cached_property
+    def parts(self) -> Parts:
+        """What computes keys and gradients, made at the first step."""
+        return Parts(self.model, self.runtime)
+
     def __call__(self, views: tuple[Tensor, ...], step: int) -> StepStats:
         """The step number `step` (from 0) on two views, each (N, 3, H, W)."""
         first, second = views
         self.runtime.begin_step()
-        torch.manual_seed(torch_seed(self.seed, Purpose.DROPOUT, step))
         key_order = None
         if self.model.bn_splits > 1:
             shuffled = permutation(len(first), self.seed, Purpose.BN_SHUFFLE, step)
             key_order = torch.from_numpy(shuffled).to(self.runtime.device, non_blocking=True)
+        seed = torch_seed(self.seed, Purpose.DROPOUT, step)
         return train_step(
-            self.model, self.optimizer, self.runtime, (first, second), key_order, self.symmetric, self.guard
+            self.parts, self.model, self.optimizer, (first, second), key_order, self.symmetric, self.guard, seed
         )
 
 
@@ -98,5 +111,8 @@ def _stats(logits: Tensor, loss: Tensor, temperature: float) -> StepStats:
     return StepStats(loss, top1, positive.mean() * temperature, negatives.mean() * temperature)
 
 
-def _mean(a: StepStats, b: StepStats) -> StepStats:
-    return StepStats(*((x + y) / 2 for x, y in zip(vars(a).values(), vars(b).values())))
+def _mean(seen: list[StepStats]) -> StepStats:
+    """Over several, in their order."""
+    if len(seen) == 1:
+        return seen[0]
+    return StepStats(*(sum(values[1:], values[0]) / len(seen) for values in zip(*(vars(s).values() for s in seen))))

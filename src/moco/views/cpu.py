@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +20,15 @@ from moco.views.ragged import Ragged
 from moco.views.reference import blur_kernels
 
 NEGLIGIBLE = 2.0**-25  # a weight of the blur that changes no bit of a float32 sum near 1
-_one_at_a_time = threading.Lock()  # a call uses all threads anyway, and one of numba's thread pools isn't re-entrant
+_loading = threading.Lock()
 
 
 def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
     """What `reference.apply` gives, many times faster; only where `available()`.
 
     Returns float32 (N, 3, size, size) in channels_last memory, which is what the convolutions want. Row i is a
-    function of row i of `images` and `parameters` alone, to the bit, with any number of threads.
+    function of row i of `images` and `parameters` alone, to the bit. It works on the calling thread, and lets others
+    work meanwhile.
     """
     kernel = _kernel()
     assert kernel is not None
@@ -37,9 +37,7 @@ def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pip
     if n:
         arrays = [np.ascontiguousarray(array) for array in _arrays(source, images, parameters, pipeline)]
         taps = int(2 * max(parameters.box[:, 2:].max() / size, 1)) + 2
-        with _one_at_a_time:
-            parts = min(_use_threads(), n)
-            kernel(source.pixels.numpy(), *arrays, size, taps, parts, out.view(n, -1).numpy())
+        kernel(source.pixels.numpy(), *arrays, size, taps, out.view(n, -1).numpy())
     return out.permute(0, 3, 1, 2)
 
 
@@ -76,27 +74,19 @@ def _blur(parameters: Parameters, size: int) -> tuple[NDArray[np.float32], NDArr
     return weights, (weights[:, 1:] > NEGLIGIBLE).sum(1)
 
 
-def _use_threads() -> int:
-    """As many of numba's threads as torch uses; returns how many that is."""
-    import numba
-
-    config: Any = numba.config
-    threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(threads)
-    return threads
+def _kernel() -> Callable[..., None] | None:
+    with _loading:  # by one thread, the others wait for it
+        return _kernel_or_none()
 
 
 @cache
-def _kernel() -> Callable[..., None] | None:
+def _kernel_or_none() -> Callable[..., None] | None:
     """The compiled kernel; None, and a line that says why, where numba can't."""
-    threads = torch.get_num_threads()
     try:
-        kernel = _load()
+        return _load()
     except ImportError as error:
         say(f"views: slower torch operations instead of the compiled kernel, numba can't be used ({error})")
         return None
-    torch.set_num_threads(threads)  # numba's thread pool may be torch's own, and sets its size as it starts
-    return kernel
 
 
 def _load() -> Callable[..., None]:
@@ -106,8 +96,6 @@ def _load() -> Callable[..., None]:
     config: Any = numba.config
     if config.DISABLE_JIT:
         raise ImportError("NUMBA_DISABLE_JIT is set")
-    if "NUMBA_THREADING_LAYER_PRIORITY" not in os.environ:
-        config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # omp shares its threads with torch
     from moco.views import kernel
 
     started = time.perf_counter()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from moco.console import say
 from moco.views.colour import GREY_WEIGHTS
@@ -32,17 +32,17 @@ compiled_in_order = njit(fastmath={"contract", "nnan", "ninf", "nsz"}, **_INNER)
 # The types of the arguments of `views`: with others it fails instead of being compiled once more.
 _SIGNATURE = (
     "void(u1[::1], i8[:,::1], f8[:,::1], f4[:,::1], i1[:,::1], b1[:,::1], f4[:,::1], i8[::1], f4[:,::1],"
-    " i8, i8, i8, f4[:,::1])"
+    " i8, i8, f4[:,::1])"
 )
 
 
 def load() -> Any:
-    """`views`, compiled for all threads. The machine code is kept where there is a folder that can be written."""
+    """`views`, compiled. The machine code is kept where there is a folder that can be written."""
     try:
-        return njit(_SIGNATURE, parallel=True, error_model="numpy", cache=True)(views)
+        return njit(_SIGNATURE, nogil=True, error_model="numpy", cache=True)(views)
     except RuntimeError:  # numba's word for "no such folder"
         say("the compiled view kernel can't be kept (set NUMBA_CACHE_DIR to a writable folder): compiling each time")
-        return njit(_SIGNATURE, parallel=True, error_model="numpy")(views)
+        return njit(_SIGNATURE, nogil=True, error_model="numpy")(views)
 
 
 def views(
@@ -57,10 +57,9 @@ def views(
     scaling: Any,
     size: int,
     taps: int,
-    workers: int,
     out: Any,
 ) -> None:
-    """Write N views into `out`, in as many parts as there are `workers`.
+    """Write N views into `out`, on the calling thread alone; any number of threads may be in here.
 
     Args:
         pixels: uint8 (bytes,).
@@ -75,18 +74,11 @@ def views(
         taps: an upper bound of how many input pixels along one axis an output pixel depends on.
         out: float32 (N, size * size * 3), channels last.
     """
-    n = len(out)
-    for worker in prange(workers):
-        _some(
-            worker * n // workers, (worker + 1) * n // workers, size, taps, pixels, place, box, factors, order,
-            switches, blur, radius, scaling, out,
-        )  # fmt: skip
+    _all(size, taps, pixels, place, box, factors, order, switches, blur, radius, scaling, out)
 
 
 @compiled
-def _some(
-    start: int,
-    stop: int,
+def _all(
     size: int,
     taps: int,
     pixels: Any,
@@ -100,16 +92,16 @@ def _some(
     scaling: Any,
     out: Any,
 ) -> None:
-    """What one thread does: the memory it works in, then its images one after the other."""
+    """The memory to work in, then the images one after the other."""
     widest = 0
-    for i in range(start, stop):
+    for i in range(len(out)):
         widest = max(widest, place[i, 3])
     first, count = np.empty((2, size), np.int64), np.empty((2, size), np.int64)
     weights = np.zeros((2, size, taps), np.float32)
     line = np.zeros(3 * widest + 4, np.float32)
     picture = np.empty((3, size * size), np.float32)
     spare = np.zeros(size * size + 2 * blur.shape[1], np.float32)
-    for i in range(start, stop):
+    for i in range(len(out)):
         for axis in range(2):
             begin, length, available = box[i, axis], box[i, axis + 2], place[i, axis + 2]
             _resampling(begin, length, available, axis == 1 and switches[i, 3], first[axis], count[axis], weights[axis])

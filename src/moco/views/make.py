@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.randomness import Purpose
+from moco.threads import Threads
 from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
 from moco.views.pipelines import Pipeline
@@ -17,6 +18,8 @@ from moco.views.ragged import Ragged
 from moco.views.staging import Staging
 
 Source = Ragged | Staging
+CHUNK = 16  # views that a thread makes at a time
+ALONE = Threads(1)
 
 
 def random_view(
@@ -27,10 +30,12 @@ def random_view(
     epoch: int,
     view: int,
     purpose: Purpose = Purpose.VIEW,
+    workers: Threads = ALONE,
 ) -> Tensor:
     """View number `view` of `images` (N,) in `epoch`: normalised float32 (N, 3, size, size)."""
     heights, widths = source.heights[images], source.widths[images]
-    return apply(source, images, draw(pipeline, heights, widths, images, seed, epoch, view, purpose), pipeline)
+    drawn = draw(pipeline, heights, widths, images, seed, epoch, view, purpose)
+    return apply(source, images, drawn, pipeline, workers)
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,12 @@ class TwoViews:
     source: Source
     pipeline: Pipeline
     seed: int
+    workers: Threads = ALONE
 
     def __call__(self, images: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """Query and key view of `images` (N,), each normalised float32 (N, 3, size, size)."""
         first, second = (
-            random_view(self.source, images, self.pipeline, self.seed, epoch, view).contiguous(
+            random_view(self.source, images, self.pipeline, self.seed, epoch, view, workers=self.workers).contiguous(
                 memory_format=torch.channels_last
             )
             for view in (0, 1)
@@ -62,11 +68,26 @@ def evaluation_view(source: Source, images: NDArray[np.int64], size: int) -> Ten
     return apply(source, images, centre(size, source.heights[images], source.widths[images]), Pipeline(size))
 
 
-def apply(source: Source, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
-    """The fastest applier for the device; all give the same pixels within the tests' tolerance."""
+def apply(
+    source: Source,
+    images: NDArray[np.int64],
+    parameters: Parameters,
+    pipeline: Pipeline,
+    workers: Threads = ALONE,
+) -> Tensor:
+    """The fastest applier for the device; all give the same pixels within the tests' tolerance.
+
+    On the CPU `workers` make some views each: the same ones for any number of them.
+    """
     if isinstance(source, Staging):
         source, images = source.take(images), np.arange(len(images))
     if source.device.type == "cuda":
         return cuda.apply(source, images, parameters, pipeline)
-    applier = cpu if cpu.available() else reference
-    return applier.apply(source, images, parameters, pipeline)
+    pixels, applier = source, cpu if cpu.available() else reference
+
+    def some(start: int) -> Tensor:
+        rows = slice(start, start + CHUNK)
+        return applier.apply(pixels, images[rows], parameters.rows(rows), pipeline)
+
+    made = workers.map(some, range(0, max(len(images), 1), CHUNK))
+    return made[0] if len(made) == 1 else torch.cat(made)

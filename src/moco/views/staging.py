@@ -45,13 +45,13 @@ class Staging:
 
     def take(self, images: NDArray[np.int64]) -> Ragged:
         """`images` (N,) as N images numbered 0 to N - 1, on the device; the second view finds them there."""
-        key = images.tobytes()
-        if self._taken is None or self._taken[0] != key:
+        key, taken = images.tobytes(), self._taken
+        if taken is None or taken[0] != key:
             coming = self._coming.pop(key, None)  # the one after it may be on its way already
             batch = self._gather(images) if coming is None else coming.result()
             pixels = batch.pixels.to(self.device, non_blocking=True)
-            self._taken = key, Ragged(pixels, batch.offsets, batch.heights, batch.widths)
-        return self._taken[1]
+            taken = self._taken = key, Ragged(pixels, batch.offsets, batch.heights, batch.widths)
+        return taken[1]  # not what another thread has taken since
 
     def _gather(self, images: NDArray[np.int64]) -> Ragged:
         heights, widths = self.host.heights[images], self.host.widths[images]
