@@ -72,7 +72,8 @@ def test_pickle_in_a_run(tmp_path: Path, mark: Path, capsys: pytest.CaptureFixtu
     (run / "config.yaml").write_text("model: {backbone: resnet18}\n")
     for name in ("step-00000001.pt", "last.pt", "best.pt"):
         torch.save({"format": 1, "step": 1, "model": Bomb(mark)}, run / "checkpoints" / name)
-    assert checkpoint.load_last(run / "checkpoints") is None
+    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+        checkpoint.newest(run / "checkpoints")
     for which in ("last", "best"):
         with pytest.raises(UserError):
             checkpoint.load_for_evaluation(run / "checkpoints", which)

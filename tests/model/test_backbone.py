@@ -138,7 +138,7 @@ def test_trying_a_network_takes_no_memory_and_no_draw() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("name", ["vit_b_16", "timm/convnext_atto", "timm/test_byobnet", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["timm/test_byobnet"])
 def test_batchnorm_that_can_not_be_split_is_refused_before_anything_is_built(name: str) -> None:
     with pytest.raises(UserError, match=r"model\.bn_splits") as caught:
         check_backbone(name, 64, bn_splits=2)

@@ -24,7 +24,9 @@ def parser() -> Parser:
     )
     made.add_argument("run", help="run directory, after `moco linear`")
     made.add_argument(
-        "--checkpoint", choices=("last", "best"), help="default: the one that the classifier was trained on"
+        "--checkpoint",
+        metavar="WHICH",
+        help="last, best, or a kept epoch's number; default: the one that the classifier was trained on",
     )
     made.add_argument("--data", metavar="DIR", help="other labelled data with the same classes")
     return made

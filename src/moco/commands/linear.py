@@ -18,7 +18,9 @@ def parser() -> Parser:
         "moco linear runs/a    |    moco linear runs/a --protocol sgd --epochs 100 --lr 30",
     )
     made.add_argument("run", help="run directory of `moco pretrain`")
-    made.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    made.add_argument(
+        "--checkpoint", type=str, default="last", metavar="WHICH", help="last (default), best, or a kept epoch's number"
+    )
     made.add_argument("--data", metavar="DIR", help="other labelled data than the run was trained on")
     made.add_class_arguments(LinearOptions, nested_key=None)
     return made
