@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from moco.evaluate.protocol import Proof
+from moco.evaluators.protocol import Proof
 
 from moco.config import RuntimeConfig
 from moco.environment import describe
-from moco.evaluate.knn import knn_top1
-from moco.evaluate.linear_cached import CachedOptions, linear_cached
-from moco.evaluate.logistic import fit_logistic
+from moco.evaluators.knn import knn_top1
+from moco.evaluators.linear_cached import CachedOptions, linear_cached
+from moco.evaluators.logistic import fit_logistic
 from moco.runtime import Runtime
 
 TRAIN, VAL, CLASSES, ROUNDS = 9469, 3925, 10, 3

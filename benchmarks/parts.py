@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moco.bench.load import busy_neighbours
-from moco.bench.measure import Subject, interleaved
 from moco.config import OptimizerConfig, RuntimeConfig, ViewsConfig
 from moco.environment import describe
 from moco.model.moco import MoCo
 from moco.runtime import Runtime
+from moco.timing.load import busy_neighbours
+from moco.timing.measure import Subject, interleaved
 from moco.train.optimizer import build_optimizer
 from moco.train.step import MoCoStep
 from moco.views.make import TwoViews

@@ -32,10 +32,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
-from moco.bench.measure import Subject, interleaved
 from moco.config import Config, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
 from moco.environment import describe
 from moco.runs.pretrain import prepare
+from moco.timing.measure import Subject, interleaved
 
 SETTINGS = {"small": ("resnet18", 64, 128), "large": ("resnext50_32x4d", 224, 32)}
 QUEUE, DIM, LR, MOMENTUM, TEMPERATURE = 4096, 128, 0.06, 0.999, 0.2

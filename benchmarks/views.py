@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision import transforms as T
 
-from moco.bench.measure import Figure, Subject, interleaved
 from moco.config import ViewsConfig
 from moco.data.folder import scan
 from moco.data.images import decode
 from moco.environment import describe
+from moco.timing.measure import Figure, Subject, interleaved
 from moco.views import cpu, reference
 from moco.views.parameters import Parameters, draw
 from moco.views.pipelines import Pipeline, pipeline

@@ -23,7 +23,8 @@ from tests.conftest import SMALL
 KILLS = int(os.environ.get("MOCO_SOAK", "3"))
 EPOCHS = 40 + 15 * KILLS  # three steps each: long enough that every kill finds it at work
 OPTIONS = [
-    *SMALL, f"--train.epochs={EPOCHS}", "--model.bn_splits=4", "--model.symmetric=false", "--checkpoint.every_minutes=0.01",
+    *SMALL, f"--train.epochs={EPOCHS}", "--model.bn_splits=4", "--model.symmetric=false",
+    "--checkpoint.every_minutes=0.01",
     f"--monitor.every_epochs={EPOCHS}", "--monitor.baseline=false",
 ]  # fmt: skip
 

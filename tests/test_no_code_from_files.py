@@ -72,7 +72,7 @@ def test_pickle_in_a_run(tmp_path: Path, mark: Path, capsys: pytest.CaptureFixtu
     (run / "config.yaml").write_text("model: {backbone: resnet18}\n")
     for name in ("step-00000001.pt", "last.pt", "best.pt"):
         torch.save({"format": 1, "step": 1, "model": Bomb(mark)}, run / "checkpoints" / name)
-    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match="is whole"):
         checkpoint.newest(run / "checkpoints")
     for which in ("last", "best"):
         with pytest.raises(UserError):

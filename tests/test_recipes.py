@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from moco.commands.options import RecipeParser, config_of
 from moco.config import Config
 from moco.config_check import check
 from moco.model.backbone import build_backbone, check_backbone
 from moco.runs.pretrain import prepare
-from moco.runs.recipe import shipped
+from moco.runs.recipe import recipe, shipped
 from moco.sizing import LARGEST_BATCH, STEPS_AN_EPOCH, sized
 from moco.views.parameters import centre
 from moco.views.pipelines import IMAGENET_MEAN, pipeline
@@ -24,7 +23,7 @@ HEADER = ("# Source ", "# Command ", "# Batch ", "# Hardware ", "# Hours ", "# E
 
 
 def parse(path: Path) -> Config:
-    return config_of(RecipeParser("pretrain", "", "").parse_args(["--recipe", str(path)]))
+    return recipe(str(path))
 
 
 @pytest.mark.parametrize("name", shipped())

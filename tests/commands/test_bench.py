@@ -9,9 +9,11 @@ import pytest
 import torch
 from tests.conftest import SMALL
 
-from moco.bench.measure import Subject, interleaved
-from moco.bench.stopwatch import PARTS
 from moco.cli import main
+from moco.errors import UserError
+from moco.runs.bench import Bench
+from moco.timing.measure import Subject, interleaved
+from moco.timing.stopwatch import PARTS
 
 
 def test_the_figures_and_their_json(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,20 +31,21 @@ def test_the_figures_and_their_json(labelled: Path, tmp_path: Path, capsys: pyte
         str(out),
     ]
     assert main(words) == 0
-    found = json.loads(out.read_text())
-    rates = ("full_samples_per_s", "compute_only_samples_per_s", "views_per_s", "pack_images_per_s")
-    assert all(found[name] > 0 for name in rates)
-    assert set(found["breakdown_ms"]) == set(PARTS)
-    assert all(value >= 0 for value in found["breakdown_ms"].values())
-    assert found["setting"]["batch_size"] == 8
-    assert (found["setting"]["bn_splits"], found["setting"]["load"]) == (2, 1)
-    assert found["precision"] == "float32"
-    assert found["precision_reason"] == "as asked"
-    assert "processor" in found
-    assert "instruction_sets" in found
+    found = Bench.load(out)
+    assert all(figure.median > 0 for figure in (found.full, found.compute_only, found.views, found.pack))
+    assert set(found.breakdown_ms) == set(PARTS)
+    assert all(value >= 0 for value in found.breakdown_ms.values())
+    assert (found.setting["batch_size"], found.setting["bn_splits"], found.setting["load"]) == (8, 2, 1)
+    assert (found.machine["precision"], found.machine["precision_reason"]) == ("float32", "as asked")
+    assert json.loads(out.read_text())["full_to_compute_only"] == found.full_to_compute_only
     printed = capsys.readouterr().out
+    assert "timm/test_resnet at 32 px, views v2, batch 8 in 2 parts on" in printed
+    assert "beside 1 busy processes" in printed
     assert "full step, samples/s" in printed
     assert "full / compute only" in printed
+    out.write_text("{}")
+    with pytest.raises(UserError, match="is no benchmark"):
+        Bench.load(out)
 
 
 def test_without_data_or_rounds_it_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,9 +67,9 @@ def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
 
 
 def test_the_watch_leaves_the_objects_as_they_were(labelled: Path) -> None:
-    from moco.bench.stopwatch import Stopwatch
     from moco.commands.options import RecipeParser, config_of
     from moco.runs.pretrain import prepare
+    from moco.timing.stopwatch import Stopwatch
 
     words = [*SMALL, "--data", str(labelled)]
     prepared = prepare(config_of(RecipeParser("bench", "", "").parse_args(words)))

@@ -280,7 +280,7 @@ def test_a_fit_that_was_broken_off_leaves_the_earlier_one_as_it_was(
     def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moco.evaluate.classifier.Classifier.save", killed)
+    monkeypatch.setattr("moco.evaluators.classifier.Classifier.save", killed)
     assert moco("linear", made.path, "--protocol", "sgd", "--epochs", "1") == 130
     assert contents(made.run.linear) == before and hidden(made) == [".linear.lock"]
 
@@ -424,5 +424,5 @@ def test_named_evaluators_on_a_checkpoint(made: Made, monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match="unknown evaluator 'knm': did you mean knn"):
         evaluate_checkpoint(made.path, ["knm"])
     own = {"width": lambda measured, options: [("width", float(measured.train.features.width))]}
-    monkeypatch.setattr("moco.evaluate.monitors.EVALUATORS", own)
+    monkeypatch.setattr("moco.evaluators.monitors.EVALUATORS", own)
     assert evaluate_checkpoint(made.path, ["width"]) == {"width": 512.0}

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from moco.commands.parsing import Parser
-from moco.evaluate.linear_options import LinearOptions
+from moco.evaluators.linear_options import LinearOptions
 from moco.rundir import RunDir
 
 

@@ -10,10 +10,10 @@ from moco.data.catalog import DATASETS
 from moco.data.item import printable
 from moco.environment import describe
 from moco.errors import UserError
-from moco.evaluate.classifier import Classifier
-from moco.evaluate.monitors import EVALUATORS, Measured, evaluate_features
-from moco.evaluate.proof import fingerprint
-from moco.evaluate.scores import classify
+from moco.evaluators.classifier import Classifier
+from moco.evaluators.monitors import EVALUATORS, Measured, evaluate_features
+from moco.evaluators.proof import fingerprint
+from moco.evaluators.scores import classify
 from moco.results import Evaluation
 from moco.rundir import RunDir
 from moco.runs.linear import CLASSIFIER

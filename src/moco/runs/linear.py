@@ -13,12 +13,12 @@ from torch import Tensor
 
 from moco.console import percent, say
 from moco.environment import describe
-from moco.evaluate.classifier import Classifier
-from moco.evaluate.linear_cached import all_views, linear_cached
-from moco.evaluate.linear_options import CachedOptions, LinearOptions, SgdOptions
-from moco.evaluate.linear_sgd import linear_sgd
-from moco.evaluate.proof import Proof, proven
-from moco.evaluate.scores import classify
+from moco.evaluators.classifier import Classifier
+from moco.evaluators.linear_cached import all_views, linear_cached
+from moco.evaluators.linear_options import CachedOptions, LinearOptions, SgdOptions
+from moco.evaluators.linear_sgd import linear_sgd
+from moco.evaluators.proof import Proof, proven
+from moco.evaluators.scores import classify
 from moco.files import locked
 from moco.folders import replaced
 from moco.results import LinearResult

@@ -19,9 +19,9 @@ from moco.data.dataset import Dataset, open_dataset
 from moco.data.sampler import Sampler
 from moco.environment import describe
 from moco.errors import UserError
-from moco.evaluate.frozen import Frozen
-from moco.evaluate.health import diagnose, queue_health
-from moco.evaluate.monitors import LabelMonitor
+from moco.evaluators.frozen import Frozen
+from moco.evaluators.health import diagnose, queue_health
+from moco.evaluators.monitors import LabelMonitor
 from moco.files import read_json, write_json
 from moco.model.backbone import check_backbone
 from moco.randomness import Purpose, torch_seed

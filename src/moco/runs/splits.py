@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from moco.data.item import printable
 from moco.errors import UserError
-from moco.evaluate.frozen import Frozen, Labelled
+from moco.evaluators.frozen import Frozen, Labelled
 from moco.runs.trained import TrainedRun, labelled, open_trained
 
 

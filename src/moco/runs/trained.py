@@ -27,7 +27,7 @@ from moco.data.levels import Range, full_range
 from moco.data.store import Store
 from moco.environment import memory_available_bytes
 from moco.errors import UserError
-from moco.evaluate.frozen import Labelled
+from moco.evaluators.frozen import Labelled
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime

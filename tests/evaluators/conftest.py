@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from moco.config import RuntimeConfig
-from moco.evaluate.features import Features, LabelledFeatures
-from moco.evaluate.frozen import Frozen, Labelled
+from moco.evaluators.features import Features, LabelledFeatures
+from moco.evaluators.frozen import Frozen, Labelled
 from moco.runtime import Runtime
 from moco.views.ragged import Ragged
 

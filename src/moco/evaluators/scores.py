@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.evaluate.classifier import Classifier
-from moco.evaluate.frozen import Frozen, Labelled
+from moco.evaluators.classifier import Classifier
+from moco.evaluators.frozen import Frozen, Labelled
 from moco.results import SplitScores
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moco.evaluate.health import PATIENCE_EPOCHS, diagnose, spread
+from moco.evaluators.health import PATIENCE_EPOCHS, diagnose, spread
 
 QUEUE = 4096
 GUESSING = math.log(1 + QUEUE)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.evaluate.features import Features, LabelledFeatures
+from moco.evaluators.features import Features, LabelledFeatures
 
 SIMILARITIES = 2**25  # entries of the similarity matrix held at once, 128 MiB in float32
 BANK_ROWS = 2**16  # of the bank that are looked at at once

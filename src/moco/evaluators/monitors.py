@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from moco.config import MonitorConfig
 from moco.console import say
 from moco.errors import UserError, nearest
-from moco.evaluate.classifier import top1
-from moco.evaluate.features import LabelledFeatures
-from moco.evaluate.frozen import Frozen, Labelled
-from moco.evaluate.knn import knn_top1
-from moco.evaluate.logistic import MOST_IMAGES, drawn, fit_logistic
-from moco.evaluate.sample import sample
+from moco.evaluators.classifier import top1
+from moco.evaluators.features import LabelledFeatures
+from moco.evaluators.frozen import Frozen, Labelled
+from moco.evaluators.knn import knn_top1
+from moco.evaluators.logistic import MOST_IMAGES, drawn, fit_logistic
+from moco.evaluators.sample import sample
 
 THUMBNAIL = 32  # px; the side at which raw pixels are compared
 BASELINE_IMAGES = 50_000  # of the training split, in the bank of the baseline's kNN

@@ -21,12 +21,12 @@ from torch import Tensor
 from moco.console import progress
 from moco.cosine import cosine
 from moco.errors import UserError
-from moco.evaluate.classifier import block_rows, top1
-from moco.evaluate.features import Features, LabelledFeatures
-from moco.evaluate.frozen import Frozen, Labelled
-from moco.evaluate.linear_options import SgdOptions
-from moco.evaluate.logistic import drawn, fit_logistic
-from moco.evaluate.proof import Proof
+from moco.evaluators.classifier import block_rows, top1
+from moco.evaluators.features import Features, LabelledFeatures
+from moco.evaluators.frozen import Frozen, Labelled
+from moco.evaluators.linear_options import SgdOptions
+from moco.evaluators.logistic import drawn, fit_logistic
+from moco.evaluators.proof import Proof
 from moco.randomness import Purpose, permutation
 from moco.tables import Row
 

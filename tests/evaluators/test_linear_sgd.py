@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from moco.errors import UserError
-from moco.evaluate.classifier import top1
-from moco.evaluate.features import Features
-from moco.evaluate.frozen import Frozen
-from moco.evaluate.linear_options import SgdOptions
-from moco.evaluate.linear_sgd import Sgd, default_lr, linear_sgd, schedule_factor
-from moco.evaluate.logistic import fit_logistic
-from moco.evaluate.proof import proven
+from moco.evaluators.classifier import top1
+from moco.evaluators.features import Features
+from moco.evaluators.frozen import Frozen
+from moco.evaluators.linear_options import SgdOptions
+from moco.evaluators.linear_sgd import Sgd, default_lr, linear_sgd, schedule_factor
+from moco.evaluators.logistic import fit_logistic
+from moco.evaluators.proof import proven
 from moco.randomness import Purpose, permutation
 from moco.views.make import random_view
 from moco.views.pipelines import Pipeline

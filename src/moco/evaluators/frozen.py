@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco.console import progress
-from moco.evaluate.features import Features, LabelledFeatures
+from moco.evaluators.features import Features, LabelledFeatures
 from moco.randomness import Purpose
 from moco.runtime import Runtime
 from moco.views.make import Source, evaluation_view, random_view

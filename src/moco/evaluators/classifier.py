@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.checkpoint import read_verified
-from moco.evaluate.features import BLOCK_VALUES, LabelledFeatures
+from moco.evaluators.features import BLOCK_VALUES, LabelledFeatures
 from moco.files import atomic
 
 FORMAT = 1

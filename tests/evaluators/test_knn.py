@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.evaluate.conftest import labelled_features
+from tests.evaluators.conftest import labelled_features
 from torch import Tensor
 
-from moco.evaluate import knn
-from moco.evaluate.features import Features
-from moco.evaluate.knn import knn_predict, knn_top1
+from moco.evaluators import knn
+from moco.evaluators.features import Features
+from moco.evaluators.knn import knn_predict, knn_top1
 
 Floats = NDArray[np.float64]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.evaluate.conftest import labelled_features
+from tests.evaluators.conftest import labelled_features
 from torch import Tensor, nn
 
 from moco.config import RuntimeConfig
 from moco.errors import UserError
-from moco.evaluate import linear_cached as module
-from moco.evaluate.features import Features
-from moco.evaluate.heads import MOMENTUM, Heads, Passes, Standard, Table, train_heads
-from moco.evaluate.linear_cached import best_head
-from moco.evaluate.linear_options import CachedOptions
-from moco.evaluate.logistic import fit_logistic
-from moco.evaluate.proof import Proof, proven
+from moco.evaluators import linear_cached as module
+from moco.evaluators.features import Features
+from moco.evaluators.heads import MOMENTUM, Heads, Passes, Standard, Table, train_heads
+from moco.evaluators.linear_cached import best_head
+from moco.evaluators.linear_options import CachedOptions
+from moco.evaluators.logistic import fit_logistic
+from moco.evaluators.proof import Proof, proven
 from moco.runtime import Runtime
 
 CLASSES, WIDTH = 4, 24

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.evaluate.features import BLOCK_VALUES, Features, LabelledFeatures
-from moco.evaluate.sample import sample
+from moco.evaluators.features import BLOCK_VALUES, Features, LabelledFeatures
+from moco.evaluators.sample import sample
 
 MOST_IMAGES = 2**17  # that it is fitted on: all of ImageNet-100, a tenth of ImageNet
 HISTORY_VALUES = 2**28  # of L-BFGS, 1 GiB

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moco.bench.load import busy_neighbours
+from moco.timing.load import busy_neighbours
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 
@@ -44,7 +44,7 @@ def test_they_are_busy_and_end_with_an_error_too() -> None:
 
 def test_they_end_when_their_parent_is_killed() -> None:
     code = (
-        "import time\nfrom moco.bench.load import busy_neighbours\n"
+        "import time\nfrom moco.timing.load import busy_neighbours\n"
         "with busy_neighbours(1) as pids:\n    print(pids[0], flush=True)\n    time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from moco.errors import UserError
-from moco.evaluate.classifier import Classifier
-from moco.evaluate.frozen import Frozen
-from moco.evaluate.scores import classify, score
+from moco.evaluators.classifier import Classifier
+from moco.evaluators.frozen import Frozen
+from moco.evaluators.scores import classify, score
 
 NAMES = ["red", "green", "blue"]
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from moco.console import progress
 from moco.errors import UserError
-from moco.evaluate.classifier import top1
-from moco.evaluate.features import BLOCK_VALUES, LabelledFeatures
-from moco.evaluate.frozen import Frozen, Labelled
-from moco.evaluate.heads import Heads, Passes, Standard, Table, train_heads
-from moco.evaluate.linear_options import CachedOptions
-from moco.evaluate.proof import Proof
+from moco.evaluators.classifier import top1
+from moco.evaluators.features import BLOCK_VALUES, LabelledFeatures
+from moco.evaluators.frozen import Frozen, Labelled
+from moco.evaluators.heads import Heads, Passes, Standard, Table, train_heads
+from moco.evaluators.linear_options import CachedOptions
+from moco.evaluators.proof import Proof
 from moco.randomness import Purpose, permutation
 from moco.runtime import Runtime
 from moco.tables import Row

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moco.cosine import cosine
-from moco.evaluate.features import Features
+from moco.evaluators.features import Features
 from moco.randomness import Purpose, permutation
 
 MOMENTUM = 0.9

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.errors import UserError
-from moco.evaluate import features as module
-from moco.evaluate.features import Features
-from moco.evaluate.frozen import Frozen, evaluating
-from moco.evaluate.heads import Standard
-from moco.evaluate.proof import fingerprint
+from moco.evaluators import features as module
+from moco.evaluators.features import Features
+from moco.evaluators.frozen import Frozen, evaluating
+from moco.evaluators.heads import Standard
+from moco.evaluators.proof import fingerprint
 from moco.views.make import evaluation_view
 
 CPU = torch.device("cpu")

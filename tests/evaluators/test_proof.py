@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from moco.evaluate.proof import ProtocolBroken, fingerprint, proven
+from moco.evaluators.proof import ProtocolBroken, fingerprint, proven
 
 TWO = {"weight": torch.zeros(3, 8), "bias": torch.zeros(3)}
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from tests.evaluate.conftest import labelled_features
+from tests.evaluators.conftest import labelled_features
 
-from moco.evaluate import logistic
-from moco.evaluate.classifier import top1
-from moco.evaluate.logistic import drawn, fit_logistic
+from moco.evaluators import logistic
+from moco.evaluators.classifier import top1
+from moco.evaluators.logistic import drawn, fit_logistic
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]
 
