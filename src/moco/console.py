@@ -135,14 +135,3 @@ def progress(title: str, total: float, unit: str) -> contextlib.AbstractContextM
 def percent(share: float | int | None, places: int = 2) -> str:
     """A share from 0 to 1 as people read it; `-` for what wasn't measured."""
     return "-" if share is None else f"{100 * share:.{places}f} %"
-
-
-class _Bar(Progress):
-    def stop(self) -> None:
-        if not self.disable:
-            super().stop()
-
-
-def progress_bar(unit: str) -> Progress:
-    """The old form of `progress`, until every caller has moved."""
-    return _Bar(*_columns(unit), console=console, transient=True, disable=not console.is_terminal)

@@ -10,9 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-from moco.console import console
+from moco.console import progress
 from moco.errors import UserError
 from moco.files import read_json, write_json
 
@@ -121,8 +119,8 @@ def _escapes(path: str) -> bool:
 def _extract(archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise UserError("unpacking safely needs Python 3.11.4 or newer")
-    with archive.open("rb") as file, _progress() as bar:
-        task = bar.add_task(f"unpacking {archive.name}", total=archive.stat().st_size)
+    total = archive.stat().st_size
+    with archive.open("rb") as file, progress(f"unpacking {archive.name}", total, "bytes") as bar:
         try:
             with tarfile.open(fileobj=file, mode="r:*") as tar:
                 for member in tar:
@@ -130,21 +128,11 @@ def _extract(archive: Path, folder: Path) -> None:
                     if reason is not None:
                         raise UserError(f"{archive}: refused member {member.name!r}: {reason}")
                     tar.extract(member, folder, filter="data")
-                    bar.update(task, completed=file.tell())
+                    bar.update(file.tell())
         except tarfile.FilterError as error:
             raise UserError(f"{archive}: refused member {error.tarinfo.name!r}: {error}") from error
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise UserError(f"{archive} is damaged: {' '.join(str(error).split())}") from error
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _count_files(folder: Path) -> int:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import Progress
 
-from moco.console import console
+from moco.console import progress
 from moco.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -26,18 +25,22 @@ def convert(source: Path, destination: Path) -> None:
 
     Raises `UserError` if a file is missing or isn't made of whole records.
     """
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    total = sum(len(read_records(source / name)) for names in SPLITS.values() for name in names)
+    with progress("writing pictures", total, "images/s") as bar:
+        written = 0
         for split, names in SPLITS.items():
             for label_name in CLASSES:
                 (destination / split / label_name).mkdir(parents=True)
             number = 0
             for name in names:
                 records = read_records(source / name)
-                for record in bar.track(records, description=f"writing pictures, {name}"):
+                for record in records:
                     pixels = record[1:].reshape(3, SIDE_PX, SIDE_PX).transpose(1, 2, 0)  # (H, W, 3)
                     path = destination / split / CLASSES[record[0]] / f"{number:05d}.png"
                     Image.fromarray(np.ascontiguousarray(pixels)).save(path)
                     number += 1
+                    written += 1
+                bar.update(written)
 
 
 def read_records(path: Path) -> np.ndarray:

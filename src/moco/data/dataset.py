@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.config import StoreConfig
-from moco.console import progress_bar, say
+from moco.console import progress, say
 from moco.data import cache, catalog, shapes
 from moco.data.folder import fingerprint, parts, scan, shape_of
 from moco.data.images import BadImage
@@ -348,11 +348,10 @@ def _agrees(pixels: Pixels, items: list[Item], numbers: NDArray[np.int64]) -> bo
 
 def _all_agree(pixels: Pixels, items: list[Item]) -> bool:
     """Whether all files are those that were packed, byte for byte; one that can't be read now is another."""
-    with progress_bar("files/s") as bar, contextlib.closing(in_order(_digest, items)) as found:
-        task = bar.add_task("comparing", total=len(items), rate="")
+    with progress("comparing", len(items), "files/s") as bar, contextlib.closing(in_order(_digest, items)) as found:
         for n, (item, digest) in enumerate(zip(items, found)):
             if item.name != pixels.names[n] or (digest or bytes(DIGEST_BYTES)) != pixels.contents[n].tobytes():
                 return False
             if n % 100 == 0:
-                bar.update(task, completed=n)
+                bar.update(n)
     return True

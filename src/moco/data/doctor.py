@@ -14,7 +14,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from moco.console import progress_bar
+from moco.console import progress
 from moco.data.diagnosis import Depth, Diagnosis, Facts, Unreadable, size_statistics
 from moco.data.duplicates import groups, near_pairs
 from moco.data.images import BadImage, read_picture
@@ -81,18 +81,16 @@ def class_counts(classes: list[str], seen: Iterable[tuple[int, str]]) -> dict[st
 
 def _seen(layout: Layout, ranges: Ranges) -> list[_Patient]:
     queue = [(item, name, n) for name, split in layout.splits.items() for item, n in zip(split.items, split.labels)]
-    started = time.perf_counter()
     patients = []
     with (
         contextlib.closing(in_order(partial(look, ranges=ranges), [item for item, _, _ in queue])) as found,
         without_remarks(),
-        progress_bar("images/s") as bar,
+        progress("examining", len(queue), "images/s") as bar,
     ):
-        task = bar.add_task("examining", total=len(queue), rate="")
         for done, ((item, split, label), facts) in enumerate(zip(queue, found), 1):
             patients.append(_Patient(item, split, label, facts))
             if done % 50 == 0 or done == len(queue):
-                bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
+                bar.update(done)
     return patients
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.console import progress_bar, say
+from moco.console import progress, say
 from moco.data.depth import Kind
 from moco.data.images import BadImage, Picture, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
@@ -187,23 +187,21 @@ def pack_items(
     ranges = ranges or Ranges("auto", [items])
     read = Read()
     started = time.perf_counter()
-    bar = progress_bar("images/s")
-    bar.disable = quiet
+    shown = contextlib.nullcontext() if quiet else progress("packing", len(items), "images/s")
     with (
         contextlib.closing(Writer(folder)) as writer,
         contextlib.closing(in_order(partial(load, short_side=short_side, ranges=ranges), items)) as decoded,
         without_remarks(),
-        bar,
+        shown as bar,
     ):
-        task = bar.add_task("packing", total=len(items), rate="")
         for done, (item, loaded) in enumerate(zip(items, decoded), 1):
             writer.add(item.name, loaded)
             if loaded.picture is None:
                 check_skipped(writer.skipped, len(items), max_bad, done)
             else:
                 read.add(item.name, loaded.picture, ranges)
-            if done % 50 == 0 or done == len(items):
-                bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - started):,.0f}")
+            if bar is not None and (done % 50 == 0 or done == len(items)):
+                bar.update(done)
         writer.finish(read)
     seconds = time.perf_counter() - started
     if quiet:

@@ -14,17 +14,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 from moco import __version__
-from moco.console import console, say
+from moco.console import progress, say
 from moco.data.catalog import Archive
 from moco.errors import UserError
 
@@ -56,11 +47,11 @@ def transfer(archive: Archive, part: Path, patience: Patience) -> None:
     failures, furthest_bytes = 0, size_bytes(part)
     if furthest_bytes:
         say(f"continuing {archive.filename} after {furthest_bytes / 1e6:.1f} MB")
-    with _progress() as bar:
-        task = bar.add_task(archive.filename, total=archive.size_bytes, completed=furthest_bytes)
+    with progress(archive.filename, archive.size_bytes, "bytes") as bar:
+        bar.update(furthest_bytes)
         while size_bytes(part) < archive.size_bytes:
             try:
-                _receive(archive, part, patience.timeout_s, lambda done: bar.update(task, completed=done))
+                _receive(archive, part, patience.timeout_s, bar.update)
             except Dropped as drop:
                 # Only bytes never seen before are progress: a server that starts over could go on for ever.
                 failures = 0 if size_bytes(part) > furthest_bytes else failures + 1
@@ -143,14 +134,3 @@ def _writing(part: Path) -> Iterator[None]:
 def size_bytes(path: Path) -> int:
     """Bytes of the file at `path`, 0 if there is none."""
     return path.stat().st_size if path.exists() else 0
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -15,8 +15,9 @@ from moco.console import progress
 from moco.evaluators.features import Features, LabelledFeatures
 from moco.randomness import Purpose
 from moco.runtime import Runtime
-from moco.views.make import Source, evaluation_view, random_view
+from moco.views.make import evaluation_view, random_view
 from moco.views.pipelines import Pipeline
+from moco.views.source import Source
 
 BATCH = 256
 CHUNK = 32  # images that a thread of the CPU takes at a time: each holds the activations of so many

@@ -25,17 +25,16 @@ from moco.data.depth import Kind
 from moco.data.images import decode
 from moco.data.levels import Range, full_range
 from moco.data.store import Store
-from moco.environment import memory_available_bytes
 from moco.errors import UserError
 from moco.evaluators.frozen import Labelled
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime
 from moco.tables import Row, read_csv
-from moco.views.make import Source, evaluation_view
+from moco.views.make import evaluation_view
 from moco.views.ragged import Ragged
-from moco.views.residency import choose
-from moco.views.staging import Staging
+from moco.views.residency import placed
+from moco.views.source import Source
 
 
 @dataclass(frozen=True)
@@ -148,16 +147,11 @@ def _backbone(config: Config, content: checkpoint.Content) -> nn.Module:
 
 def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
     """The split's pixels, kept where there is room for them; `announce` says where and why."""
-    gpu_free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    where, why = choose(store.nbytes, device, gpu_free, memory_available_bytes())
+    mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)
+    source, why = placed(mapped, store.nbytes, device, lambda: Ragged(*store.on(device), store.heights, store.widths))
     if announce:
         say(why)
-    if where == "device":
-        return Ragged(*store.on(device), store.heights, store.widths)
-    mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)
-    if where == "host" and device.type == "cpu":
-        return mapped
-    return Staging(mapped, device)
+    return source
 
 
 def labelled(store: Store, device: torch.device, source: Source | None = None) -> Labelled:

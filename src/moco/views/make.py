@@ -14,10 +14,8 @@ from moco.threads import Threads
 from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
 from moco.views.pipelines import Pipeline
-from moco.views.ragged import Ragged
-from moco.views.staging import Staging
+from moco.views.source import Source
 
-Source = Ragged | Staging
 CHUNK = 16  # views that a thread makes at a time
 ALONE = Threads(1)
 
@@ -59,8 +57,7 @@ class TwoViews:
 
     def ahead(self, images: NDArray[np.int64]) -> None:
         """`images` (N,) come next: begin to read them."""
-        if isinstance(self.source, Staging):
-            self.source.ahead(images)
+        self.source.ahead(images)
 
 
 def evaluation_view(source: Source, images: NDArray[np.int64], size: int) -> Tensor:
@@ -79,11 +76,10 @@ def apply(
 
     On the CPU `workers` make some views each: the same ones for any number of them.
     """
-    if isinstance(source, Staging):
-        source, images = source.take(images), np.arange(len(images))
-    if source.device.type == "cuda":
-        return cuda.apply(source, images, parameters, pipeline)
-    pixels, applier = source, cpu if cpu.available() else reference
+    pixels, images = source.take(images), np.arange(len(images))
+    if pixels.device.type == "cuda":
+        return cuda.apply(pixels, images, parameters, pipeline)
+    applier = cpu if cpu.available() else reference
 
     def some(start: int) -> Tensor:
         rows = slice(start, start + CHUNK)

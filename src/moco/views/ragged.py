@@ -36,6 +36,13 @@ class Ragged:
         """The pixels one a row, uint8 (bytes / 3, 3), no copy."""
         return self.pixels[: len(self.pixels) // 3 * 3].view(-1, 3)
 
+    def take(self, images: NDArray[np.int64]) -> Ragged:
+        """`images` (n,) as n images numbered from 0; the pixels are the same memory."""
+        return Ragged(self.pixels, self.offsets[images], self.heights[images], self.widths[images])
+
+    def ahead(self, images: NDArray[np.int64]) -> None:
+        """They are here already."""
+
     def upload(self, values: NDArray[np.generic]) -> torch.Tensor:
         """`values` on the pixels' device; a GPU is not waited for."""
         tensor = torch.from_numpy(values)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+from moco.environment import memory_available_bytes
+from moco.views.ragged import Ragged
+from moco.views.source import Source
+from moco.views.staging import Staging
 
 SHARE = 0.5  # of the free memory that pixels may take: activations need the rest
 GB = 1e9
@@ -22,3 +29,17 @@ def choose(size_bytes: int, device: torch.device, device_free_bytes: int, host_f
     if fits_host:
         return "host", f"{size} in host memory, copied batch by batch through pinned memory ({free})"
     return "disk", f"{size} read from disk one batch ahead ({free}, {host_free_bytes / GB:.1f} GB of host memory)"
+
+
+def placed(mapped: Ragged, size_bytes: int, device: torch.device, upload: Callable[[], Ragged]) -> tuple[Source, str]:
+    """The source of `mapped` images, `size_bytes` in all, where there is room for them; and one phrase that says why.
+
+    `upload` makes a copy of them on `device`.
+    """
+    device_free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    where, why = choose(size_bytes, device, device_free, memory_available_bytes())
+    if where == "device":
+        return upload(), why
+    if where == "host" and device.type == "cpu":
+        return mapped, why
+    return Staging(mapped, device), why
