@@ -17,7 +17,7 @@ from tests.conftest import SMALL
 
 from moco import checkpoint
 from moco.cli import main
-from moco.model.loss import info_nce
+from moco.model.moco import info_nce
 from moco.train.step import StepStats
 from moco.train.training import Training
 

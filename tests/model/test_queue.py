@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moco.errors import UserError
-from moco.model.queue import random_queue, replace_oldest
+from moco.model.moco import random_queue, replace_oldest
 
 
 @given(size=st.integers(1, 17), batches=st.lists(st.integers(1, 17), max_size=12))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
 from moco.errors import TrainingFailed, UserError
-from moco.model.loss import info_nce
+from moco.model.moco import info_nce
 from moco.randomness import Purpose, permutation
 from moco.runtime import Runtime
 from moco.train.guard import FiniteGuard

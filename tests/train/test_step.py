@@ -11,7 +11,7 @@ from torch import nn
 from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
 from moco.errors import TrainingFailed
-from moco.model.loss import info_nce
+from moco.model.moco import info_nce
 from moco.runtime import Runtime
 from moco.train.guard import FiniteGuard
 from moco.train.optimizer import build_optimizer

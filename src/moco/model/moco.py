@@ -1,4 +1,4 @@
-"""Momentum Contrast (He et al. 2019, arXiv:1911.05722; v2: Chen et al. 2020, arXiv:2003.04297)."""
+"""Momentum Contrast (He et al. 2019, arXiv:1911.05722; v2: Chen et al. 2020, arXiv:2003.04297), on one page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from moco.errors import UserError
 from moco.model.backbone import build_backbone, check_backbone, feature_dim
 from moco.model.batchnorm import split_batchnorm
-from moco.model.head import projection_head
-from moco.model.queue import random_queue, replace_oldest
 
 
 class Encoder(nn.Module):
@@ -135,3 +133,35 @@ class MoCo(nn.Module):
     def enqueue(self, keys: Tensor) -> None:
         """Replace the oldest keys by `keys` (n, dim), n at most K. Call it after the gradient step."""
         replace_oldest(self.queue, self.queue_ptr, keys)
+
+
+def projection_head(features: int, dim: int, mlp: bool) -> nn.Module:
+    """(N, features) -> (N, dim): one layer (v1), or two with a ReLU between (v2 section 2, as in SimCLR)."""
+    if not mlp:
+        return nn.Linear(features, dim)
+    return nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, dim))
+
+
+def random_queue(size: int, dim: int) -> Tensor:
+    """Unit rows in random directions, float32 (size, dim): what the queue holds before any key."""
+    return F.normalize(torch.randn(size, dim), dim=1)
+
+
+@torch.no_grad()
+def replace_oldest(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
+    """Write `keys` (n, dim) over the oldest rows of `queue` (K, dim), in place, and move `pointer` (1,) on.
+
+    Any n up to K fits, at any place: writing wraps around the end. Nothing is read back to the host.
+    Raises `UserError` if n is larger than K.
+    """
+    size = queue.shape[0]
+    if len(keys) > size:
+        raise UserError(f"{len(keys)} keys don't fit a queue of {size}: make model.queue_size larger")
+    rows = (pointer + torch.arange(len(keys), device=queue.device)) % size
+    queue.index_copy_(0, rows, keys.to(queue.dtype))
+    pointer.add_(len(keys)).remainder_(size)
+
+
+def info_nce(logits: Tensor) -> Tensor:
+    """InfoNCE (v1 equation 1): mean loss, float32 scalar, of logits (N, 1+K) whose column 0 is the positive."""
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))

@@ -9,8 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from moco.model.loss import info_nce
-from moco.model.moco import MoCo
+from moco.model.moco import MoCo, info_nce
 from moco.randomness import Purpose, permutation, torch_seed
 from moco.runtime import Runtime
 from moco.train.parts import Parts
