@@ -1,4 +1,4 @@
-"""The configuration: one frozen record, the only place where defaults stand.
+"""The configuration: one frozen record, where a run's defaults stand (`MoCo` as a class has the paper's v1).
 
 What was asked for is stored as asked; what is derived from it is derived by the properties below, once.
 """

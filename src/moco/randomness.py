@@ -18,7 +18,6 @@ class Purpose(IntEnum):
     ORDER = 1
     VIEW = 2
     BN_SHUFFLE = 3
-    HOLDOUT = 4
     PROBE_ORDER = 5
     PROBE_VIEW = 6
     SHAPES = 7

@@ -44,7 +44,6 @@ class KnownDataset:
     """One entry of the catalog.
 
     Attributes:
-        about: one line for people.
         recipe: the shipped recipe made for it.
         archives: by the word typed after `--size`, the default first; empty for a built-in data set.
         class_names: folder name to readable name, in label order; empty where the folder names are readable.
@@ -52,7 +51,6 @@ class KnownDataset:
     """
 
     name: str
-    about: str
     recipe: str
     archives: Mapping[str, Archive] = field(default_factory=lambda: MappingProxyType({}))
     class_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -135,19 +133,17 @@ _CIFAR10 = Archive(
 _ENTRIES = (
     KnownDataset(
         "imagenette",
-        "ten easy classes of ImageNet, 9,469 train and 3,925 validation photographs",
         recipe="imagenette",
         archives=MappingProxyType(_IMAGENETTE),
         class_names=IMAGENETTE_CLASS_NAMES,
     ),
     KnownDataset(
         "cifar10",
-        "ten classes, 50,000 train and 10,000 validation pictures of 32 px",
         recipe="cifar10",
         archives=MappingProxyType({"32": _CIFAR10}),
         cifar_binary=True,
     ),
-    KnownDataset("shapes", "ten classes of generated pictures, built in", recipe="shapes"),
+    KnownDataset("shapes", recipe="shapes"),
 )
 
 DATASETS: Mapping[str, KnownDataset] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

@@ -33,7 +33,7 @@ class Figure:
     rounds: int
 
 
-def interleaved(subjects: list[Subject], rounds: int, tick: Callable[[], None] = lambda: None) -> dict[str, Figure]:
+def interleaved(subjects: list[Subject], rounds: int) -> dict[str, Figure]:
     """Each subject's rate. One round before the counted ones warms up; the order turns around every round."""
     rates: dict[str, list[float]] = {s.name: [] for s in subjects}
     for round_number in range(rounds + 1):
@@ -43,5 +43,4 @@ def interleaved(subjects: list[Subject], rounds: int, tick: Callable[[], None] =
             seconds = time.perf_counter() - started
             if round_number:
                 rates[subject.name].append(subject.items / seconds)
-            tick()
     return {name: Figure(statistics.median(r), min(r), max(r), len(r)) for name, r in rates.items()}
