@@ -1,10 +1,11 @@
 """The same work by this project and by its peers, on this machine, in one run, interleaved.
 
     pip install -e '.[peers]'
-    python benchmarks/peers.py --data IMAGENETTE [--setting small|large] [--rounds 5] [--json FILE]
+    python benchmarks/peers.py --data IMAGENETTE [--setting small|large] [--rounds 5] [--load N] [--json FILE]
 
-`IMAGENETTE` is a tree with train/<class>/*. Every subject trains MoCo v2 from the image files, query and key
-encoder, queue of 4,096, SGD, one loss a pair (not symmetric):
+`--data` takes what `moco pretrain --data` takes; what isn't a tree of files yet (tars) becomes one for the peers, in a
+temporary folder. `--load N` keeps N processes busy meanwhile; `--parts` are this project's (`model.bn_splits`). Every
+subject trains MoCo v2 from the image files, query and key encoder, queue of 4,096, SGD, one loss a pair:
 
 - moco: this project, as `moco pretrain` runs it.
 - lightly: LightlyDataset, MoCoV2Transform, NTXentLoss with memory bank, wired as its documentation wires it.
@@ -21,6 +22,7 @@ import argparse
 import copy
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,8 +35,12 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
 from moco.config import Config, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
+from moco.data.dataset import place
+from moco.data.folder import scan
+from moco.data.layout import arrange
 from moco.environment import describe
 from moco.runs.pretrain import prepare
+from moco.timing.load import busy_neighbours
 from moco.timing.measure import Subject, interleaved
 
 SETTINGS = {"small": ("resnet18", 64, 128), "large": ("resnext50_32x4d", 224, 32)}
@@ -150,11 +156,11 @@ class LoopPeer:
 class Ours:
     """This project's loop, one step at a time, and the same step on fixed views."""
 
-    def __init__(self, data: Path, backbone: str, size: int, batch: int) -> None:
+    def __init__(self, data: str, backbone: str, size: int, batch: int, parts: int) -> None:
         config = Config(
-            data=str(data),
+            data=data,
             views=ViewsConfig(pipeline="v2", size=size),
-            model=ModelConfig(backbone=backbone, dim=DIM, queue_size=QUEUE, momentum=MOMENTUM, temperature=TEMPERATURE),
+            model=ModelConfig(backbone, DIM, QUEUE, MOMENTUM, TEMPERATURE, bn_splits=parts),
             optimizer=OptimizerConfig(lr=LR),
             train=TrainConfig(batch_size=batch),
         )
@@ -170,9 +176,21 @@ class Ours:
         self.training.learn(self.fixed)
 
 
-def subjects(data: Path, setting: str, steps: int, without: list[str]) -> list[Subject]:
+def tree_of(spec: str, scratch: Path) -> Path:
+    """A folder `train/<class>/<file>` of the training images that `spec` names: what the peers' loaders read."""
+    if any(Path(spec).glob("train/*/*")):
+        return Path(spec)
+    layout = arrange(scan(place(spec)), "auto", 0.1, spec)
+    for number, (item, label) in enumerate(zip(layout.train.items, layout.train.labels)):
+        folder = scratch / "train" / (layout.classes[label] if layout.classes else "all")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}{Path(item.name).suffix}").write_bytes(item.read())
+    return scratch
+
+
+def subjects(spec: str, data: Path, setting: str, steps: int, without: list[str], parts: int) -> list[Subject]:
     backbone, size, batch = SETTINGS[setting]
-    ours = Ours(data, backbone, size, batch)
+    ours = Ours(spec, backbone, size, batch, parts)
     step: dict[str, Callable[[], None]] = {"moco": ours.step, "compute_only": ours.compute_only}
     if "lightly" not in without:
         step["lightly"] = LightlyPeer(data, backbone, size, batch).step
@@ -187,14 +205,20 @@ def subjects(data: Path, setting: str, steps: int, without: list[str]) -> list[S
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--load", type=int, default=0)
+    parser.add_argument("--parts", type=int, default=2)
     parser.add_argument("--setting", choices=SETTINGS, default="small")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--without", nargs="*", default=[], choices=["lightly", "loop"])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = interleaved(subjects(args.data, args.setting, args.steps, args.without), args.rounds)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = tree_of(args.data, Path(scratch))
+        measured = subjects(args.data, data, args.setting, args.steps, args.without, args.parts)
+        with busy_neighbours(args.load):
+            found = interleaved(measured, args.rounds)
     about = describe()
     sets = " ".join(about["instruction_sets"])
     print(f"{about['processor']}, {about['cores']} cores, {sets}; torch {torch.__version__}")
@@ -202,7 +226,10 @@ def main() -> None:
         print(f"{name:>14}: {figure.median:8.1f} samples/s  ({figure.low:.1f} to {figure.high:.1f}, n={figure.rounds})")
     if args.json:
         rates = {name: vars(figure) for name, figure in found.items()}
-        args.json.write_text(json.dumps({"setting": args.setting, "rates": rates, "about": about}, indent=1))
+        setting = {"setting": args.setting, "load": args.load, "parts": args.parts}
+        args.json.write_text(json.dumps({**setting, "rates": rates, "about": about}, indent=1))
+            )
+        )
 
 
 if __name__ == "__main__":
