@@ -228,8 +228,6 @@ def main() -> None:
         rates = {name: vars(figure) for name, figure in found.items()}
         setting = {"setting": args.setting, "load": args.load, "parts": args.parts}
         args.json.write_text(json.dumps({**setting, "rates": rates, "about": about}, indent=1))
-            )
-        )
 
 
 if __name__ == "__main__":
