@@ -28,8 +28,8 @@ demo: setup  ## pre-train on the built-in pictures, probe, evaluate, plot: under
 test: setup  ## every test but the soak
 	$(BIN)/python -m pytest
 
-soak: setup  ## fifty kill -9 and resume cycles, compared to the bit
-	MOCO_SOAK=50 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py
+soak: setup  ## fifty kill -9 and resume cycles compared to the bit, thirty of packing, thirty of linear
+	MOCO_SOAK=50 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py tests/data/test_pack_crash.py tests/commands/test_linear_crash.py
 
 lint: setup  ## format, lint, types: what CI runs
 	$(BIN)/ruff format --check src tests benchmarks
