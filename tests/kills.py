@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Reads [seconds, folder, pattern], forks, works in the child, and kills it so many seconds after it began, or after
-# something of the pattern came to be in the folder; answers the seconds that it took, or `killed`.
+# Reads [seconds, what, folder, pattern], forks, works in the child, and kills it so many seconds after it began, or
+# after something of the pattern came to be in the folder; answers the seconds that it took, or `killed`.
 _SERVER = """
 import json, os, signal, sys, time
 from pathlib import Path
 {setup}
 print("ready", flush=True)
 for line in sys.stdin:
-    seconds, folder, pattern = json.loads(line)
+    seconds, what, folder, pattern = json.loads(line)
     began, child = time.monotonic(), os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the answers go there
@@ -49,13 +49,14 @@ class Worker:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def attempt(self, seconds: float, folder: Path = Path(), pattern: str = "") -> float | None:
+    def attempt(self, seconds: float, what: str = "", folder: Path = Path(), pattern: str = "") -> float | None:
         """Seconds that the work took, None if it was killed.
 
-        That is `seconds` after it began, or after something of `pattern` came to be in `folder`.
+        That is `seconds` after it began, or after something of `pattern` came to be in `folder`. The work finds `what`
+        in a variable of that name.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps([seconds, str(folder), pattern]), file=self._process.stdin, flush=True)
+        print(json.dumps([seconds, what, str(folder), pattern]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline().strip()
         assert answer not in ("failed", ""), "the work failed by itself, see above"
         return None if answer == "killed" else float(answer)

@@ -42,7 +42,11 @@ def write_foreign(cache: Path) -> None:
     for name in ("thesis.partial/chapter.txt", f"{'a' * 20}.01234567.partial/x", f"{'b' * 20}.partial/x", "notes"):
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text("mine")
-    for letter, days, host, boot in (("c", 0, "another", "its"), ("d", 9, "another", "its"), ("e", 0.9, here, "before")):
+    for letter, days, host, boot in (
+        ("c", 0, "another", "its"),
+        ("d", 9, "another", "its"),
+        ("e", 0.9, here, "before"),
+    ):
         write_left(cache, f"{letter * 20}.01234567.partial", days, host, boot)
 
 
@@ -90,7 +94,9 @@ def test_killed_while_packing(tmp_path: Path) -> None:
             for store in named(cache, STORE):
                 shutil.rmtree(store)  # there is something to pack again
             if kills % 3 == 2:  # at its end, where the store gets its name
-                done = packing.attempt(moments.uniform(0, LAST_S), cache, "*.partial/images/manifest.json")
+                done = packing.attempt(
+                    moments.uniform(0, LAST_S), folder=cache, pattern="*.partial/images/manifest.json"
+                )
             else:  # the n-th kill in the n-th part of the time
                 done = packing.attempt((kills + moments.random()) / KILLS * took)
             took = done or took  # the machine may be busier now, or less
