@@ -170,7 +170,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
 
 
 def _splittable(config: Config) -> bool:
-    """Whether the backbone's batch-norm can be split. Raises `UserError` for one that can't be trained as configured."""
+    """Whether the backbone's batch-norm can be split. Raises `UserError` for one that can't be trained at all."""
     model, size = config.model, config.views.size
     check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1)
     try:
