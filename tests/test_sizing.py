@@ -10,7 +10,9 @@ from moco.config import Config, ModelConfig, TrainConfig
 from moco.config_check import check
 from moco.sizing import advice, sized
 
-OPEN = Config(model=ModelConfig(queue_size=None, symmetric=True), train=TrainConfig(epochs=None, batch_size=None))
+OPEN = Config(
+    model=ModelConfig(queue_size=None, symmetric=True, bn_splits=None), train=TrainConfig(epochs=None, batch_size=None)
+)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -32,12 +34,15 @@ def test_270_photographs() -> None:
     config, line = sized(OPEN, 270, "cpu")
     assert (config.batch_size, config.queue_size, config.epochs) == (32, 256, 100)
     assert line == (
-        "for 270 images: train.batch_size 32, model.queue_size 256, train.epochs 100 (give them to have others)"
+        "for 270 images: train.batch_size 32, model.bn_splits 2, model.queue_size 256, train.epochs 100 "
+        "(give them to have others)"
     )
 
 
 def test_what_is_given_stands() -> None:
-    given = replace(OPEN, model=replace(OPEN.model, queue_size=999), train=TrainConfig(epochs=3, batch_size=64))
+    given = replace(
+        OPEN, model=replace(OPEN.model, queue_size=999, bn_splits=4), train=TrainConfig(epochs=3, batch_size=64)
+    )
     assert sized(given, 270, "cpu") == (given, None)
 
 
@@ -48,3 +53,13 @@ def test_a_queue_of_many_times_the_data_is_said() -> None:
     assert "15 times the 270 images" in said[0] and "--model.queue_size 256" in said[0]
     assert "1 step an epoch" in said[1] and "--train.batch_size 32 would make 8" in said[1]
     assert advice(Config(model=ModelConfig(queue_size=16_384), train=TrainConfig(batch_size=32)), 9469) == []
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(2, 1), (8, 1), (16, 2), (64, 2), (128, 2), (256, 4), (1024, 4)])
+def test_parts_follow_the_batch_on_a_cpu_alone(batch: int, parts: int) -> None:
+    given = replace(OPEN, train=TrainConfig(epochs=1, batch_size=batch))
+    config, _ = sized(given, 10 * batch, "cpu")
+    assert config.bn_splits == parts
+    check(config)
+    assert sized(given, 10 * batch, "cuda")[0].bn_splits == 1
+    assert sized(given, 10 * batch, "cpu", splittable=False)[0].bn_splits == 1

@@ -84,7 +84,8 @@ class ModelConfig:
         temperature: of the logits, T.
         mlp: two-layer head (v2) instead of a linear one (v1).
         bn_splits: batch-norm statistics over this many parts of the batch, keys shuffled between them:
-            one device then behaves like that many.
+            one device then behaves like that many. On the CPU each part has a thread; `null` takes what makes sense
+            there for the batch size, and 1 elsewhere.
         symmetric: each view is query once and key once; two losses a pair of views.
         small_stem: 3x3 first convolution without stride or pooling (ResNets on images of 32 px).
     """
@@ -95,7 +96,7 @@ class ModelConfig:
     momentum: float = 0.999
     temperature: float = 0.2
     mlp: bool = True
-    bn_splits: int = 1
+    bn_splits: int | None = 1
     symmetric: bool = False
     small_stem: bool = False
 
@@ -242,6 +243,12 @@ class Config:
         """`model.queue_size`, once it is decided."""
         assert self.model.queue_size is not None
         return self.model.queue_size
+
+    @property
+    def bn_splits(self) -> int:
+        """`model.bn_splits`, once it is decided."""
+        assert self.model.bn_splits is not None
+        return self.model.bn_splits
 
     @property
     def epochs(self) -> int:

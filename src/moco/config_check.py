@@ -138,5 +138,6 @@ def _batch(batch: int, model: ModelConfig) -> Iterator[str]:
     keys = batch * (2 if model.symmetric else 1)
     if model.queue_size is not None and keys > model.queue_size:
         yield f"model.queue_size is {model.queue_size}, it must hold one step's {keys} keys"
-    if model.bn_splits > 1 and (batch % model.bn_splits or batch // model.bn_splits < 2):
+    parts = model.bn_splits or 1
+    if parts > 1 and (batch % parts or batch // parts < 2):
         yield f"model.bn_splits is {model.bn_splits}, it must divide train.batch_size {batch} into parts of 2 or more"

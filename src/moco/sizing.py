@@ -9,6 +9,7 @@ from moco.config import Config
 
 LARGEST_BATCH = 256
 STEPS_AN_EPOCH = 8  # at least, of a small folder
+PART = 64  # images that make good batch-norm statistics, and work enough for a thread
 LARGEST_QUEUE = 4096  # beyond it nothing is gained on tens of thousands of images (the MoCo authors' CIFAR notebook)
 QUEUES_OF_LARGER_DATA = ((100_000, 16_384), (1_000_000, 65_536))  # images from which so many keys make sense
 # (least epochs, least steps, most epochs) by the kind of device
@@ -16,10 +17,11 @@ LENGTHS = {"cpu": (20, 800, 400), "cuda": (200, 20_000, 800)}
 CROWDED = 2  # times the images: beyond it a queue holds an image's own earlier keys by the handful
 
 
-def sized(config: Config, count: int, device: str) -> tuple[Config, str | None]:
-    """`config` with batch, queue and epochs decided for `count` training images, and a line that says what was.
+def sized(config: Config, count: int, device: str, splittable: bool = True) -> tuple[Config, str | None]:
+    """`config` with batch, parts, queue and epochs decided for `count` training images, and a line that says what was.
 
-    What is given stands. `device` is the kind of device: `cpu` or `cuda`.
+    What is given stands. `device` is the kind of device: `cpu` or `cuda`; `splittable` says whether the backbone's
+    batch-norm can be taken over parts of the batch.
     """
     train, model = config.train, config.model
     decided = []
@@ -27,6 +29,10 @@ def sized(config: Config, count: int, device: str) -> tuple[Config, str | None]:
         train = replace(train, batch_size=_batch(count))
         decided.append(f"train.batch_size {train.batch_size}")
     assert train.batch_size is not None
+    if model.bn_splits is None:
+        parts = _parts(train.batch_size) if device == "cpu" and splittable else 1
+        model = replace(model, bn_splits=parts)
+        decided.append(f"model.bn_splits {parts}")
     if model.queue_size is None:
         keys_a_step = train.batch_size * (2 if model.symmetric else 1)
         model = replace(model, queue_size=max(_queue(count), keys_a_step))
@@ -60,6 +66,11 @@ def advice(config: Config, count: int) -> list[str]:
 def _batch(count: int) -> int:
     """The largest power of two that makes enough steps an epoch, or all that a handful of images fills."""
     return min(LARGEST_BATCH, max(_power_of_two(count // STEPS_AN_EPOCH), min(16, _power_of_two(count))))
+
+
+def _parts(batch: int) -> int:
+    """Parts of a CPU's batch, a thread each: of 64 images where there are as many, and two of a smaller batch."""
+    return max(2, min(4, batch // PART)) if batch >= 16 else 1
 
 
 def _queue(count: int) -> int:

@@ -154,7 +154,7 @@ def _setting(prepared: Prepared) -> dict[str, Any]:
         "pipeline": config.views.pipeline,
         "batch_size": config.batch_size,
         "queue_size": config.queue_size,
-        "bn_splits": config.model.bn_splits,
+        "bn_splits": config.bn_splits,
         "symmetric": config.model.symmetric,
         "data": config.data,
         "threads": prepared.runtime.threads,

@@ -120,12 +120,12 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     `decided` is the precision of the run that is gone on with.
     """
     runtime = Runtime(config.runtime, decided)
-    model_config = config.model
-    check_backbone(model_config.backbone, config.views.size, model_config.small_stem, model_config.bn_splits)
+    splittable = _splittable(config)
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
-    config, decided_line = sized(replace(config, data=data.source), len(data.train), runtime.device.type)
+    config = replace(config, data=data.source)
+    config, decided_line = sized(config, len(data.train), runtime.device.type, splittable)
     check(config)
     for sentence in (decided_line, *advice(config, len(data.train))):
         if sentence:
@@ -167,6 +167,17 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
+
+
+def _splittable(config: Config) -> bool:
+    """Whether the backbone's batch-norm can be split. Raises `UserError` for one that can't be trained at all."""
+    model, size = config.model, config.views.size
+    check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1)
+    try:
+        check_backbone(model.backbone, size, model.small_stem, 2)
+    except UserError:
+        return False
+    return True
 
 
 def _to_go_on_from(folder: RunDir) -> checkpoint.Found | None:

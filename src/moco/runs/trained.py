@@ -134,7 +134,7 @@ def build_model(config: Config) -> MoCo:
     """The model that a configuration names, freshly initialised by torch's generator."""
     m = config.model
     return MoCo(
-        m.backbone, m.dim, config.queue_size, m.momentum, m.temperature, m.mlp, m.bn_splits, m.small_stem,
+        m.backbone, m.dim, config.queue_size, m.momentum, m.temperature, m.mlp, config.bn_splits, m.small_stem,
         config.views.size,
     )  # fmt: skip
 
