@@ -1,22 +1,23 @@
-"""Peak memory of the evaluators at ImageNet's width and classes, on synthetic features of a share of its images.
+"""Peak memory of the evaluators at ImageNet's width and classes, on made-up features of a share of its images.
 
-    python benchmarks/memory.py       # some minutes on one core; prints the table of benchmarks/memory.md
+    python benchmarks/memory.py       # some minutes on one core; prints the tables of benchmarks/memory.md
 
-Each subject runs in a process of its own, at two numbers of images; what is measured is anonymous memory (what can't be
-given back to a file), sampled twenty times a second, less what the process had before. The features themselves are
-made before and counted apart: above 4 GiB the program keeps them in half precision, in host memory or in a file.
+Each case runs in a process of its own. Its peak is `ru_maxrss`, less that of a process that only imports, less the
+features that it is given: float16, as the program keeps ImageNet's. Two cases of a subject differ in one size; through
+both a line is drawn to that size's full value, or to the limit that the program sets it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,89 +30,105 @@ from moco.data.store import FORMAT, Pixels, digest_of
 from moco.environment import describe
 from moco.evaluators.classifier import Classifier
 from moco.evaluators.features import Features, LabelledFeatures
+from moco.evaluators.heads import Standard
 from moco.evaluators.knn import knn_top1
 from moco.evaluators.linear_cached import linear_cached
 from moco.evaluators.linear_options import CachedOptions
-from moco.evaluators.logistic import fit_logistic
+from moco.evaluators.logistic import MOST_IMAGES, drawn, fit_logistic
+from moco.evaluators.monitors import BASELINE_IMAGES
 from moco.evaluators.proof import proven
 from moco.evaluators.scores import score
 from moco.runtime import Runtime
 
-TRAIN, VAL, WIDTH, CLASSES = 1_281_167, 50_000, 2_048, 1_000
-MIB = 2**20
+TRAIN, VAL, WIDTH, CLASSES, PIXELS = 1_281_167, 50_000, 2_048, 1_000, 3 * 32 * 32
+MIB, GIB = 2**20, 2**30
+BUDGET_GIB = 8.0
+LBFGS_BYTES = 2 * 20 * 4 * WIDTH * CLASSES  # its memory when it is full, after 20 steps: the cases take one
+Work = tuple[Callable[[], object], int]  # what to do, and the bytes of the features that it is given
 
 
-def anonymous_bytes() -> int:
-    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return 1024 * int(rows["RssAnon"].split()[0])
+def labelled(count: int, width: int = WIDTH, exact: bool = False) -> LabelledFeatures:
+    """`count` made-up rows; a few thousand that repeat, for memory doesn't depend on the values."""
+    block = torch.randn(min(count, 4096), width, generator=torch.Generator().manual_seed(0))
+    values = torch.empty(1, count, width, dtype=torch.float32 if exact else torch.float16)
+    for first in range(0, count, len(block)):
+        part = values[0, first : first + len(block)]
+        part.copy_(block[: len(part)])
+    labels = torch.arange(count) % CLASSES
+    return LabelledFeatures(Features(values, torch.device("cpu")), labels, [str(n) for n in range(CLASSES)])
 
 
-def peak_of(work: Callable[[], object]) -> tuple[float, float]:
-    """(MiB of anonymous memory that `work` adds at most, seconds)."""
-    before, highest, over = anonymous_bytes(), [0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            highest[0] = max(highest[0], anonymous_bytes())
-
-    watcher, began = threading.Thread(target=watch), time.perf_counter()
-    watcher.start()
-    work()
-    over.set()
-    watcher.join()
-    return (max(highest[0], anonymous_bytes()) - before) / MIB, time.perf_counter() - began
+def nbytes(*splits: LabelledFeatures) -> int:
+    return sum(split.features.values.nbytes for split in splits)
 
 
-def labelled(count: int, views: int = 1, width: int = WIDTH, classes: int = CLASSES) -> LabelledFeatures:
-    """`count` images around a centre of their class each."""
-    draw = torch.Generator().manual_seed(count)
-    labels = torch.arange(count) % classes
-    centres = torch.randn(classes, width, generator=draw)
-    values = torch.empty(views, count, width)
-    for view in values:
-        view.normal_(generator=draw).add_(centres[labels])
-    return LabelledFeatures(Features.of(values), labels, [str(n) for n in range(classes)])
+def knn(bank_rows: int, queries: int) -> Work:
+    bank, val = labelled(bank_rows), labelled(queries)
+    return lambda: knn_top1(bank, val), nbytes(bank, val)
 
 
-def knn(images: int) -> Callable[[], object]:
-    train, val = labelled(images), labelled(max(images * VAL // TRAIN, 1))
-    return lambda: knn_top1(train, val, 20, 0.1)
+def baseline(bank_rows: int, queries: int) -> Work:
+    """Raw pixels: the bank is exact, as 50,000 thumbnails are under the limit for that."""
+    bank, val = labelled(bank_rows, PIXELS, exact=True), labelled(queries, PIXELS, exact=True)
+    return lambda: knn_top1(bank, val, centre=bank.features.values[0].mean(0)), nbytes(bank, val)
 
 
-def baseline(images: int) -> Callable[[], object]:
-    width = 3 * 32 * 32
-    bank, val = labelled(images, width=width), labelled(max(images * VAL // TRAIN, 1), width=width)
-    return lambda: knn_top1(bank, val, 20, 0.1, bank.features.values[0].mean(0))
-
-
-def logistic(images: int) -> Callable[[], object]:
+def draw(images: int) -> Work:
     train = labelled(images)
-    return lambda: fit_logistic(train, max_iterations=22)  # so many that the solver's memory is full
+    return lambda: drawn(train), nbytes(train)
 
 
-def cached(images: int) -> Callable[[], object]:
-    train, options = labelled(images, views=2), CachedOptions(passes=1, epochs=1)
+def fit(images: int) -> Work:
+    """On the images drawn: they are a copy that the regression makes, so they count."""
+    train = labelled(images, exact=True)
+    return lambda: fit_logistic(train, max_iterations=1), 0
+
+
+def scale(rows: int) -> Work:
+    train = labelled(rows)
+    return lambda: Standard.of(train.features), nbytes(train)
+
+
+def heads(images: int) -> Work:
+    """Steps of all 48 heads: the batches are as large as at any size."""
+    train, options = labelled(images), CachedOptions(passes=0, epochs=1)
     runtime = Runtime(RuntimeConfig("cpu", "float32", threads=1))
 
     def work() -> None:
         with proven(nn.BatchNorm1d(3).requires_grad_(False)) as proof:
             linear_cached(train, options, runtime, proof)
 
-    return work
+    return work, nbytes(train)
 
 
-def evaluate(images: int) -> Callable[[], object]:
-    classes = 10 * CLASSES
-    split = labelled(images, classes=classes)
-    classifier = Classifier(torch.randn(classes, WIDTH), torch.zeros(classes), split.classes, {})
-    return lambda: score(classifier, split.features.blocks(rows=256), split.labels)
+def evaluate(images: int) -> Work:
+    split = labelled(images)
+    classifier = Classifier(torch.randn(CLASSES, WIDTH), torch.zeros(CLASSES), split.classes, {})
+    return lambda: score(classifier, split.features.blocks(rows=256), split.labels), nbytes(split)
 
 
-def sparse_store(images: int) -> Callable[[], object]:
-    """A packed store of 30 GB that takes no room on the disk, opened."""
-    folder = Path(tempfile.mkdtemp(prefix="moco-memory-")) / "images"
-    folder.mkdir()
+def nothing() -> Work:
+    return lambda: None, 0
+
+
+def store() -> Work:
+    """A packed store of 30 GB that takes no room on the disk, opened, and one image of it looked at."""
     side, count = 1000, 10_000
+    size = 3 * side * side
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            _write_store(Path(folder), count, side)
+            started = time.perf_counter()
+            pixels = Pixels.open(Path(folder))
+            seconds = time.perf_counter() - started
+            assert len(pixels) == count and pixels.pixels[-size:].sum() == 0
+            print(json.dumps({"gb": pixels.pixels.nbytes / 1e9, "seconds": seconds}))
+
+    return work, 0
+
+
+def _write_store(folder: Path, count: int, side: int) -> None:
     size = 3 * side * side
     with (folder / "pixels.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (size * count,)}
@@ -130,43 +147,91 @@ def sparse_store(images: int) -> Callable[[], object]:
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
-    def work() -> None:
-        assert Pixels.open(folder).pixels[-1] == 0
-        (folder / "pixels.npy").unlink()
 
-    return work
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        name: for the table.
+        make: sizes to work.
+        cases: sizes of each case; the last two differ in `axis` alone.
+        axis: number of the size that the line is drawn over.
+        full: its value with all of ImageNet.
+        extra: bytes that a full run holds beside, computed.
+    """
+
+    name: str
+    make: Callable[..., Work]
+    cases: tuple[tuple[int, ...], ...]
+    axis: int
+    full: int
+    extra: int = 0
+
+    def at_full(self, peaks: list[float]) -> float:
+        """GiB with all of ImageNet, of `peaks` in MiB; a line that falls is noise about a level."""
+        (one, two), (less, more) = peaks[-2:], (case[self.axis] for case in self.cases[-2:])
+        slope = max(0.0, (two - one) / (more - less))
+        return (max(one, two + slope * (self.full - more)) * MIB + self.extra) / GIB
 
 
-SUBJECTS: dict[str, tuple[Callable[[int], Callable[[], object]], tuple[int, ...]]] = {
-    "baseline, raw pixels (kNN, 3,072 values)": (baseline, (25_000, 50_000)),
-    "kNN monitor": (knn, (TRAIN // 64, TRAIN // 32)),
-    "logistic monitor": (logistic, (TRAIN // 128, TRAIN // 64)),
-    "linear cached, 48 heads": (cached, (TRAIN // 512, TRAIN // 256)),
-    "evaluate, 10,000 classes": (evaluate, (TRAIN // 64, TRAIN // 32)),
-    "opening a 30 GB store": (sparse_store, (10_000,)),
-}
+SUBJECTS = (
+    Subject("kNN monitor (rows of the bank, queries)", knn, ((2**17, 256), (2**16, 256), (2**16, 1024)), 1, VAL),
+    Subject(
+        "baseline on raw pixels (rows of the bank, queries)",
+        baseline, ((BASELINE_IMAGES, 256), (BASELINE_IMAGES, 1024)), 1, VAL,
+    ),
+    Subject("logistic monitor, the draw (images)", draw, ((TRAIN // 8,), (TRAIN // 4,)), 0, TRAIN),
+    Subject(
+        "logistic monitor, the fit (images drawn)",
+        fit, ((TRAIN // 64,), (TRAIN // 32,)), 0, MOST_IMAGES, extra=LBFGS_BYTES,
+    ),
+    Subject("`linear cached`, scale of the views (views)", scale, ((TRAIN // 32,), (TRAIN // 16,)), 0, 4 * TRAIN),
+    Subject("`linear cached`, 48 heads (images)", heads, ((1137,), (2275,)), 0, 2275),
+    Subject("`evaluate` (images)", evaluate, ((TRAIN // 64,), (TRAIN // 32,)), 0, TRAIN + VAL),
+)  # fmt: skip
+MAKERS = {make.__name__: make for make in (nothing, store, *(subject.make for subject in SUBJECTS))}
+
+
+def in_a_process(make: Callable[..., Work], *sizes: int) -> list[str]:
+    """What the case prints: its last line is [peak, features] in bytes."""
+    command = [sys.executable, __file__, "--case", make.__name__, *map(str, sizes)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+
+def case(name: str, *sizes: int) -> None:
+    listen(Silent())
+    torch.set_num_threads(1)
+    work, features = MAKERS[name](*sizes)
+    work()
+    print(json.dumps([1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, features]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", choices=SUBJECTS)
-    parser.add_argument("--images", type=int)
+    parser.add_argument("--case", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.subject:
-        listen(Silent())
-        torch.set_num_threads(1)
-        made = SUBJECTS[args.subject][0](args.images)
-        print(json.dumps(peak_of(made)))
+    if args.case:
+        case(args.case[0], *map(int, args.case[1:]))
         return
-    about = describe()
-    print(f"{about['processor']}, {' '.join(about['instruction_sets'])}, one thread; torch {torch.__version__}\n")
-    print("| what | images | peak beside the features, MiB | seconds |\n|---|---|---|---|")
-    for name, (_, sizes) in SUBJECTS.items():
-        for images in sizes:
-            command = [sys.executable, __file__, "--subject", name, "--images", str(images)]
-            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            peak, seconds = json.loads(told.splitlines()[-1])
-            print(f"| {name} | {images:,} | {peak:,.0f} | {seconds:.1f} |", flush=True)
+    started, about = time.perf_counter(), describe()
+    print(f"{about['processor']}, {' '.join(about['instruction_sets'])}, one thread; torch {torch.__version__}")
+    base, _ = json.loads(in_a_process(nothing)[-1])
+    told = in_a_process(store)
+    opened, peak = json.loads(told[0]), json.loads(told[-1])[0]
+    print(f"imports alone: {base / MIB:,.0f} MiB")
+    print(f"a store of {opened['gb']:.0f} GB: {opened['seconds']:.3f} s to open, {(peak - base) / MIB:,.0f} MiB more\n")
+    print("| what | measured at | MiB beyond the features | all of ImageNet, by the line: GiB |\n|---|---|---|---|")
+    for subject in SUBJECTS:
+        peaks = []
+        for sizes in subject.cases:
+            peak, features = json.loads(in_a_process(subject.make, *sizes)[-1])
+            peaks.append((peak - base - features) / MIB)
+        at = "; ".join(" x ".join(f"{size:,}" for size in sizes) for sizes in subject.cases)
+        full = subject.at_full(peaks)
+        within = "" if full <= BUDGET_GIB else f" (over {BUDGET_GIB:.0f})"
+        print(f"| {subject.name} | {at} | {'; '.join(f'{p:,.0f}' for p in peaks)} | {full:.1f}{within} |", flush=True)
+    print(f"\n{time.perf_counter() - started:.0f} s in all")
 
 
 if __name__ == "__main__":
