@@ -176,10 +176,14 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("kNN monitor (rows of the bank, queries)", knn, ((2**17, 256), (2**16, 256), (2**16, 1024)), 1, VAL),
+    # from the second block of the bank on, two are held; from 671 queries on, the most similarities
+    Subject(
+        "kNN monitor (rows of the bank, queries)",
+        knn, ((2**16, 512), (3 * 2**16, 512), (2**17, 512), (2**17, 1536)), 1, VAL,
+    ),
     Subject(
         "baseline on raw pixels (rows of the bank, queries)",
-        baseline, ((BASELINE_IMAGES, 256), (BASELINE_IMAGES, 1024)), 1, VAL,
+        baseline, ((BASELINE_IMAGES, 1024), (BASELINE_IMAGES, 2048)), 1, VAL,
     ),
     Subject("logistic monitor, the draw (images)", draw, ((TRAIN // 8,), (TRAIN // 4,)), 0, TRAIN),
     Subject(
