@@ -55,7 +55,9 @@ def test_a_queue_of_many_times_the_data_is_said() -> None:
     assert advice(Config(model=ModelConfig(queue_size=16_384), train=TrainConfig(batch_size=32)), 9469) == []
 
 
-@pytest.mark.parametrize(("batch", "parts"), [(2, 1), (8, 1), (16, 2), (64, 2), (128, 2), (256, 4), (1024, 4)])
+@pytest.mark.parametrize(
+    ("batch", "parts"), [(2, 1), (8, 1), (16, 2), (64, 2), (128, 2), (256, 4), (1024, 4), (25, 1), (258, 3)]
+)
 def test_parts_follow_the_batch_on_a_cpu_alone(batch: int, parts: int) -> None:
     given = replace(OPEN, train=TrainConfig(epochs=1, batch_size=batch))
     config, _ = sized(given, 10 * batch, "cpu")

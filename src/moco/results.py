@@ -188,7 +188,7 @@ class Evaluation:
         values = read_json(path, "evaluation")
         try:
             values = values | {split: SplitScores.from_dict(values[split]) for split in ("train", "val")}
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is no evaluation that this version of moco reads") from error
         return _record(cls, values, path)
 

@@ -69,8 +69,9 @@ def _batch(count: int) -> int:
 
 
 def _parts(batch: int) -> int:
-    """Parts of a CPU's batch, a thread each: of 64 images where there are as many, and two of a smaller batch."""
-    return max(2, min(4, batch // PART)) if batch >= 16 else 1
+    """Parts of a CPU batch, a thread each: of 64 images where there are as many, else two; a divisor of the batch."""
+    wanted = max(2, min(4, batch // PART)) if batch >= 16 else 1
+    return next(parts for parts in range(wanted, 0, -1) if batch % parts == 0)
 
 
 def _queue(count: int) -> int:

@@ -202,3 +202,18 @@ def test_old_runs_resume(finished: Path, run: Path, capsys: pytest.CaptureFixtur
     resume(run, capsys)
     assert table(run) == table(finished)
     assert all(torch.equal(a, b) for a, b in zip(tensors(run).values(), tensors(finished).values()))
+
+
+def test_old_runs_of_several_parts_are_said_to_go_on_with_other_bits(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["pretrain", *SMALL, "--model.bn_splits=2", "--data", str(labelled), "--out", str(out)]) == 0
+    content = checkpoint.load(out / "checkpoints" / "last.pt")
+    del content["about"]["arithmetic"]
+    for path in (out / "checkpoints").iterdir():
+        path.unlink()
+    torch.save(content, out / "checkpoints" / "last.pt")
+    assert "before the parts of a batch had threads of their own: it goes on, but not to the same bits" in resume(
+        out, capsys
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from moco.errors import UserError
 from moco.evaluators import linear_cached as module
 from moco.evaluators.features import Features
 from moco.evaluators.heads import MOMENTUM, Heads, Passes, Standard, Table, train_heads
-from moco.evaluators.linear_cached import best_head
+from moco.evaluators.linear_cached import LEAST_EPOCHS, LEAST_STEPS, best_head, epochs_of
 from moco.evaluators.linear_options import CachedOptions
 from moco.evaluators.logistic import fit_logistic
 from moco.evaluators.proof import Proof, proven
@@ -199,3 +201,51 @@ def test_a_handful_of_images_is_enough_and_one_is_not(count: int) -> None:
     assert linear_cached(features, labels, CLASSES, CachedOptions(epochs=1), RUNTIME, proof()).held_out_images == 1
     with pytest.raises(UserError, match="needs two or more"):
         linear_cached(features[:, :1], labels[:1], CLASSES, OPTIONS, RUNTIME, proof())
+
+
+def uneven(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """What separates the classes lies in weak directions beside strong ones that say nothing, as backbones have it."""
+    fixed = torch.Generator().manual_seed(7)
+    centres = torch.randn(CLASSES, 32, generator=fixed)
+    mixing = torch.linalg.qr(torch.randn(32, 32, generator=fixed))[0]
+    scale = torch.ones(32)
+    scale[:8] = 8
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=draw)
+    return (0.5 * centres[labels] + torch.randn(count, 32, generator=draw) * scale) @ mixing, labels
+
+
+@pytest.mark.parametrize("count", [200, 1000, 5000])
+def test_it_is_never_below_the_logistic_regression_by_more_than_its_error(count: int) -> None:
+    features, labels = uneven(count, 1)
+    val, val_labels = uneven(4000, 2)
+    fitted = linear_cached(features[None], labels, CLASSES, CachedOptions(), RUNTIME, proof())
+    ours = top1(F.linear(val, fitted.weight, fitted.bias), val_labels)
+    theirs = top1(fit_logistic(labelled_features(features, labels)).logits(val), val_labels)
+    error = math.sqrt(theirs * (1 - theirs) / count)  # of a figure from as many images as were trained on
+    assert ours >= theirs - error
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(1, 1024), (800, 1024), (4000, 1024), (37_876, 1024), (5_000_000, 256)])
+def test_small_sets_take_more_epochs_not_fewer_steps(rows: int, batch: int) -> None:
+    epochs = epochs_of(CachedOptions(batch_size=batch), rows)
+    steps = math.ceil(rows / batch)
+    assert epochs >= LEAST_EPOCHS and epochs * steps >= LEAST_STEPS
+    assert epochs == LEAST_EPOCHS or (epochs - 1) * steps < LEAST_STEPS
+    assert epochs_of(CachedOptions(epochs=3, batch_size=batch), rows) == 3
+
+
+def test_heads_in_groups_and_logits_in_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEARNING_RATES", (0.5, 2.0, 8.0))  # unstable ones amplify rounding
+    features, labels = mixture(300, 10, views=2)
+    whole = linear_cached(features, labels, CLASSES, OPTIONS, RUNTIME, proof())
+    monkeypatch.setattr(module, "GROUP_VALUES", 5 * 64 * CLASSES)  # 5 of the 12 heads at once
+    monkeypatch.setattr(module, "BLOCK_VALUES", 7 * 5 * CLASSES)  # 7 of the 30 held-out images at once
+    seen: list[int] = []
+    logits = Heads.logits
+    monkeypatch.setattr(Heads, "logits", lambda self, z: seen.append(len(z) * self.bias.numel()) or logits(self, z))
+    parts = linear_cached(features, labels, CLASSES, OPTIONS, RUNTIME, proof())
+    assert max(seen) <= 5 * 64 * CLASSES  # a batch's logits; a block's are fewer
+    assert (parts.lr, parts.weight_decay) == (whole.lr, whole.weight_decay)
+    assert [head["held_out_top1"] for head in parts.grid] == [head["held_out_top1"] for head in whole.grid]
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-4, atol=1e-5)

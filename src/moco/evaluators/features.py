@@ -79,7 +79,7 @@ class Features:
         """
         if not self.exact:
             if (view, first) == (0, 0):
-                self.scale = 2.0 ** np.ceil(np.log2(max(features.abs().max().item(), 1e-30)))
+                self.scale = 2.0 ** np.ceil(np.log2(features.abs().max().item() or 1.0))
             features = (features / self.scale).to(torch.float16)
             if not features.isfinite().all():
                 raise UserError("the backbone's features are not finite, or differ 65,000-fold between images")

@@ -205,6 +205,10 @@ def _stepped(network: nn.Module, size: int, batch: int) -> int:
     with torch.no_grad(), torch.device("meta"):
         for training in (True, False):
             widths.add(_width(network.train(training)(torch.zeros(batch, 3, size, size)), batch))
+    if len(widths) > 1:
+        raise UserError(
+            f"the backbone gives {' or '.join(map(str, widths))} features: others in training than after it"
+        )
     return widths.pop()
 
 

@@ -211,6 +211,8 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
         )
         if key in about and about[key] != now[key]
     ]
+    if "arithmetic" not in about and prepared.runtime.device.type == "cpu" and prepared.config.bn_splits > 1:
+        words.append("before the parts of a batch had threads of their own")
     before, after = about.get("versions", {}), now["versions"]
     words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
     if words:
