@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny steps: two threads that wait for each other are slower than one
+
 import numpy as np
 import pytest
 import torch
