@@ -207,7 +207,7 @@ def _stepped(network: nn.Module, size: int, batch: int) -> int:
             widths.add(_width(network.train(training)(torch.zeros(batch, 3, size, size)), batch))
     if len(widths) > 1:
         raise UserError(
-            f"the backbone gives {' or '.join(map(str, widths))} features: others in training than after it"
+            f"the backbone gives {' or '.join(map(str, sorted(widths)))} features: others in training than after it"
         )
     return widths.pop()
 
