@@ -18,6 +18,7 @@ from torch import nn
 import moco
 from moco.data.dataset import open_dataset
 from moco.evaluators.frozen import Frozen
+from moco.runs.splits import open_splits
 from moco.runs.trained import pixel_source
 from moco.runtime import Runtime
 
@@ -114,3 +115,17 @@ def test_mistakes_are_user_errors(tmp_path: Path) -> None:
         moco.preview(moco.recipe("shapes", data="shapes"), tmp_path / "views.jpg")
     with pytest.raises(moco.UserError, match="--rounds is 0"):
         moco.bench(moco.recipe("shapes", data="shapes"), rounds=0)
+
+
+def test_a_runs_own_normalisation_is_that_of_its_evaluation(labelled: Path, tmp_path: Path) -> None:
+    """It once trained on one scale and was measured on ImageNet's."""
+    own = {"views.mean": [0.1, 0.2, 0.3], "views.std": [0.5, 0.6, 0.7]}
+    run = moco.pretrain(moco.recipe("folder-cpu", data=str(labelled), **TINY, **own), tmp_path / "run")
+    _, preprocess = moco.load_backbone(run)
+    file = next((labelled / "val").rglob("*.jpg"))
+    views = preprocess(file)
+    plain = type(preprocess)(preprocess.size, preprocess.short_side, preprocess.ranges)(file)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mine, mine_std = (torch.tensor(own[f"views.{n}"])[:, None, None] for n in ("mean", "std"))
+    torch.testing.assert_close(views * mine_std + mine, plain * std + mean, atol=1e-5, rtol=0)
+    assert open_splits(run, "last", None).frozen.scaling == ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))

@@ -16,7 +16,7 @@ from moco.evaluators.features import Features, LabelledFeatures
 from moco.randomness import Purpose
 from moco.runtime import Runtime
 from moco.views.make import evaluation_view, random_view
-from moco.views.pipelines import Pipeline
+from moco.views.pipelines import IMAGENET, Pipeline, Scaling
 from moco.views.source import Source
 
 BATCH = 256
@@ -45,19 +45,21 @@ class Frozen:
         backbone: (N, 3, H, W) -> (N, F).
         size: side of its views, pixels.
         runtime: where it computes, and in which precision.
+        scaling: how its views are normalised.
     """
 
     backbone: nn.Module
     size: int
     runtime: Runtime
+    scaling: Scaling = IMAGENET
 
     def centre(self, source: Source, images: NDArray[np.int64]) -> Tensor:
         """The view that everything is measured on."""
-        return evaluation_view(source, images, self.size)
+        return evaluation_view(source, images, self.size, self.scaling)
 
     def crop(self, seed: int, number: int) -> View:
         """The augmented view of a linear classification's pass `number`: random resized crop and flip."""
-        pipeline = Pipeline(self.size, scale=CROP_SCALE)
+        pipeline = Pipeline(self.size, scale=CROP_SCALE, mean=self.scaling.mean, std=self.scaling.std)
 
         def view(source: Source, images: NDArray[np.int64]) -> Tensor:
             return random_view(source, images, pipeline, seed, number, 0, Purpose.PROBE_VIEW)

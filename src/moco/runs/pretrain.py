@@ -37,7 +37,7 @@ from moco.train.state import Totals
 from moco.train.step import MoCoStep
 from moco.train.training import Training
 from moco.views.make import TwoViews
-from moco.views.pipelines import pipeline
+from moco.views.pipelines import pipeline, scaling
 
 # What a resumed run may change: the rest is what the run is.
 MAY_CHANGE = ("data", "train.epochs", "checkpoint.", "monitor.", "runtime.", "store.cache", "store.max_bad")
@@ -150,7 +150,7 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     evaluators: list[Evaluator] = []
     interval = 1
     if data.val is not None:
-        frozen = Frozen(model.encoder_q.backbone, config.views.size, runtime)
+        frozen = Frozen(model.encoder_q.backbone, config.views.size, runtime, scaling(config.views))
         val = labelled(data.val, runtime.device)
         evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
         interval = config.monitor_interval(len(data.train), len(data.val))

@@ -19,7 +19,7 @@ from moco.files import atomic
 from moco.randomness import Purpose, permutation
 from moco.runs.trained import pixel_source
 from moco.views.make import evaluation_view, random_view
-from moco.views.pipelines import Pipeline, pipeline
+from moco.views.pipelines import Pipeline, pipeline, scaling
 
 PAIRS = 3  # pairs of views beside each image
 GAP = 4  # px
@@ -39,7 +39,7 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
     data = open_dataset(config.data, config.store, config.short_side)
     source, spec = pixel_source(data.train, torch.device("cpu")), pipeline(config.views)
     images = np.sort(permutation(len(source), config.seed, Purpose.PREVIEW)[:rows])
-    columns = [evaluation_view(source, images, config.views.size)]
+    columns = [evaluation_view(source, images, config.views.size, scaling(config.views))]
     for epoch in range(PAIRS):
         columns += [random_view(source, images, spec, config.seed, epoch, view) for view in (0, 1)]
     sheet = _sheet([_to_bytes(views, spec) for views in columns])

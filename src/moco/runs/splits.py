@@ -10,6 +10,7 @@ from moco.data.item import printable
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, Labelled
 from moco.runs.trained import TrainedRun, labelled, open_trained
+from moco.views.pipelines import scaling
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None) 
     """
     trained = open_trained(run, checkpoint, data)
     train, val = _splits(trained, run, data)
-    frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime)
+    frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime, scaling(trained.config.views))
     fingerprints = trained.data.fingerprints
     return Opened(frozen, train, val, trained.data.source, fingerprints, checkpoint, trained.step, trained.epoch)
 

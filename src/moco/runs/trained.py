@@ -32,6 +32,7 @@ from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime
 from moco.tables import Row, read_csv
 from moco.views.make import evaluation_view
+from moco.views.pipelines import IMAGENET, Scaling, scaling
 from moco.views.ragged import Ragged
 from moco.views.residency import placed
 from moco.views.source import Source
@@ -72,11 +73,13 @@ class Preprocess:
         size: side of the view, pixels.
         short_side: short side that pictures are decoded at, as in the run's packed store.
         ranges: what became black and white in the run's images of more than 8 bits, by kind.
+        scaling: how the views are normalised.
     """
 
     size: int
     short_side: int
     ranges: Mapping[str, Mapping[str, Any]]
+    scaling: Scaling = IMAGENET
 
     def __call__(self, pictures: Any) -> Tensor:
         """Normalised float32 (N, 3, size, size) on the CPU.
@@ -86,7 +89,7 @@ class Preprocess:
         """
         single = isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 0) == 3
         arrays = [self._pixels(picture) for picture in ([pictures] if single else pictures)]
-        return evaluation_view(_ragged(arrays), np.arange(len(arrays)), self.size)
+        return evaluation_view(_ragged(arrays), np.arange(len(arrays)), self.size, self.scaling)
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
         if isinstance(picture, str | os.PathLike):
@@ -127,7 +130,8 @@ def load_backbone(
     content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
     backbone = _backbone(opened.config, content).to(device).eval()
     ranges = content["about"].get("ranges", {})
-    return backbone, Preprocess(opened.config.views.size, opened.config.short_side, ranges)
+    config = opened.config
+    return backbone, Preprocess(config.views.size, config.short_side, ranges, scaling(config.views))
 
 
 def build_model(config: Config) -> MoCo:

@@ -13,7 +13,7 @@ from moco.randomness import Purpose
 from moco.threads import Threads
 from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
-from moco.views.pipelines import Pipeline
+from moco.views.pipelines import IMAGENET, Pipeline, Scaling
 from moco.views.source import Source
 
 CHUNK = 16  # views that a thread makes at a time
@@ -60,9 +60,10 @@ class TwoViews:
         self.source.ahead(images)
 
 
-def evaluation_view(source: Source, images: NDArray[np.int64], size: int) -> Tensor:
-    """The centre view of `images` (N,): normalised float32 (N, 3, size, size)."""
-    return apply(source, images, centre(size, source.heights[images], source.widths[images]), Pipeline(size))
+def evaluation_view(source: Source, images: NDArray[np.int64], size: int, scaling: Scaling = IMAGENET) -> Tensor:
+    """The centre view of `images` (N,): float32 (N, 3, size, size), normalised by `scaling` as in training."""
+    drawn = centre(size, source.heights[images], source.widths[images])
+    return apply(source, images, drawn, Pipeline(size, mean=scaling.mean, std=scaling.std))
 
 
 def apply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moco.config import ViewsConfig
 from moco.presets import preset
@@ -10,6 +11,16 @@ from moco.presets import preset
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PAPER_SIZE = 224  # px; the size that the paper's blur is stated for
+
+
+class Scaling(NamedTuple):
+    """What is subtracted from each channel, and what it is divided by then; pixels from 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Scaling(IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,12 @@ class Pipeline:
     flip_p: float = 0.5
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+
+def scaling(config: ViewsConfig) -> Scaling:
+    """The normalisation that a recipe names, of training and evaluation views alike."""
+    made = pipeline(config)
+    return Scaling(made.mean, made.std)
 
 
 def pipeline(config: ViewsConfig) -> Pipeline:
