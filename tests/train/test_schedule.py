@@ -47,3 +47,9 @@ def test_warm_up_rises_to_the_peak_and_the_cosine_begins_there() -> None:
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_warm_up_of_one_epoch_is_one_though_the_rate_changes_by_epoch() -> None:
+    rates = [learning_rate(ScheduleConfig(per="epoch", warmup_epochs=1), 1.0, step, 4, 10) for step in range(8)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert len(set(rates[4:])) == 1
