@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from moco.data.pack import pack_arrays
-from moco.data.store import FORMAT, DamagedStore, Pixels, Store
-from moco.errors import UserError
+from moco.data.store import FORMAT, Pixels, Store
+from moco.errors import Damaged, UserError
 
 IMAGES = [(f"{i}.png", np.random.default_rng(i).integers(0, 256, (3 + i, 9 - i, 3), dtype=np.uint8)) for i in range(5)]
 LABELS = np.array([0, 1, 0, 1, 0])
@@ -166,7 +166,7 @@ def test_a_shortage_is_not_damage(folder: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(np.lib.format, "open_memmap", fail)
     with pytest.raises(UserError, match="can't be read: ") as caught:
         Pixels.open(folder)
-    assert not isinstance(caught.value, DamagedStore)
+    assert not isinstance(caught.value, Damaged)
 
 
 # --- damage -------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_damage_is_found(folder: Path, damage: Callable[[Path], object]) -> None:
     damage(folder)
-    with pytest.raises(DamagedStore, match=f"packed store {folder} is damaged") as caught:
+    with pytest.raises(Damaged, match=f"packed store {folder} is damaged") as caught:
         Pixels.open(folder)
     assert "\n" not in str(caught.value)
     assert not Planted.ran

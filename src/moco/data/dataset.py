@@ -23,8 +23,8 @@ from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
-from moco.data.store import FORMAT, DamagedStore, Pixels, Store
-from moco.errors import UserError, nearest
+from moco.data.store import FORMAT, Pixels, Store
+from moco.errors import Damaged, UserError, nearest
 from moco.files import sync_folder
 
 SAMPLE = 16  # files whose bytes are compared at every start
@@ -214,7 +214,7 @@ class _Finder:
         for name in self._candidates():
             try:
                 pixels = Pixels.open(self.cache / name / "images")
-            except DamagedStore as error:  # another run may be mending it: not refused yet
+            except Damaged as error:  # another run may be mending it: not refused yet
                 if report:
                     say(f"{error}: packing it again")
                 continue
@@ -317,7 +317,7 @@ def _intact(store: Path) -> bool:
     """Whether a store of these pictures is there already: another machine, on a disk whose locks are local."""
     try:
         Pixels.open(store / "images")
-    except DamagedStore:
+    except Damaged:
         return False
     return True
 

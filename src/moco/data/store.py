@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.errors import UserError
+from moco.errors import Damaged, UserError
 from moco.files import atomic, read_json, write_json
 
 if TYPE_CHECKING:
@@ -48,10 +48,6 @@ FORMAT = 3
 TABLES = ("offsets", "sizes", "contents")
 _CHUNK_BYTES = 2**24
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # all other `OSError`s say nothing of the files
-
-
-class DamagedStore(UserError):
-    """A packed store whose files are not what was written: packing again mends it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Pixels:
     def open(cls, folder: Path) -> Pixels:
         """Map what lies in `folder`; the pixels themselves are not read.
 
-        Raises `DamagedStore` unless these are the files, lengths and tables that were written, and `UserError`
+        Raises `Damaged` unless these are the files, lengths and tables that were written, and `UserError`
         where they can't be read: for want of memory, permission or a sound disk.
         """
         try:
@@ -112,7 +108,7 @@ class Pixels:
             return cls(folder, pixels, offsets, sizes, contents, names, skipped, unread, ranges)
         except (*_GONE, ValueError, EOFError, TypeError, LookupError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise DamagedStore(f"packed store {folder} is damaged ({reason})") from error
+            raise Damaged(f"packed store {folder}", reason) from error
         except (OSError, MemoryError) as error:
             raise UserError(f"packed store {folder} can't be read: {resource_reason(error)}") from error
 

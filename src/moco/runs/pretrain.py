@@ -170,9 +170,14 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
 
 
 def _splittable(config: Config) -> bool:
-    """Whether the backbone's batch-norm can be split. Raises `UserError` for one that can't be trained at all."""
+    """Whether the backbone's batch-norm can be split, asked only where the parts are open.
+
+    Raises `UserError` for a backbone that can't be trained at all.
+    """
     model, size = config.model, config.views.size
     check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1)
+    if model.bn_splits is not None:
+        return True
     try:
         check_backbone(model.backbone, size, model.small_stem, 2)
     except UserError:
