@@ -57,7 +57,7 @@ def subject(setting: str, parts: int, runtime: Runtime, source: Ragged) -> Subje
     def run() -> None:
         for number in itertools.islice(numbers, steps):
             images = (np.arange(batch) + number * batch) % len(source)
-            step(views(images, number), number)
+            step(views(images, number), images, number)
 
     return Subject("whole" if parts == 1 else f"{parts} parts", run, steps * batch)
 

@@ -167,13 +167,14 @@ class Ours:
         self.training = prepare(config).training
         self.training.model.train()
         self.order = iter(itertools.cycle(self.training.sampler.order(0)))
-        self.fixed = self.training.views(next(self.order), 0)
+        self.images = next(self.order)
+        self.fixed = self.training.views(self.images, 0)
 
     def step(self) -> None:
         self.training.step(next(self.order))
 
     def compute_only(self) -> None:
-        self.training.learn(self.fixed)
+        self.training.learn(self.fixed, self.images)
 
 
 def tree_of(spec: str, scratch: Path) -> Path:

@@ -82,12 +82,21 @@ class ModelConfig:
         queue_size: keys in the queue, K; `null` takes what makes sense for the number of images.
         momentum: of the key encoder, m.
         temperature: of the logits, T.
-        mlp: two-layer head (v2) instead of a linear one (v1).
+        mlp: a head of several layers (v2: two) instead of a linear one (v1).
+        head_layers: layers of that head.
+        head_width: width between its layers; default the backbone's.
+        head_batchnorm: batch-norm behind each of its layers but the last.
+        predictor: two more layers behind the query's head only (BYOL, MoCo v3).
         bn_splits: batch-norm statistics over this many parts of the batch, keys shuffled between them:
             one device then behaves like that many. On the CPU each part has a thread; `null` takes what makes sense
             there for the batch size, and 1 elsewhere.
         symmetric: each view is query once and key once; two losses a pair of views.
         small_stem: 3x3 first convolution without stride or pooling (ResNets on images of 32 px).
+        mask_own: an image's own earlier keys are no negatives of it (the paper has a data set that is much larger than
+            the queue, where they are rare).
+        mask_groups: what `moco doctor --json FILE` wrote: of its groups of duplicates (bursts, video frames) no image
+            is a negative of another. Needs `mask_own`.
+        momentum_end: where m goes by a cosine over the run (BYOL, MoCo v3: 1.0); default: m stays.
     """
 
     backbone: str = "resnet50"
@@ -96,24 +105,37 @@ class ModelConfig:
     momentum: float = 0.999
     temperature: float = 0.2
     mlp: bool = True
+    head_layers: int = 2
+    head_width: int | None = None
+    head_batchnorm: bool = False
+    predictor: bool = False
     bn_splits: int | None = 1
     symmetric: bool = False
     small_stem: bool = False
+    mask_own: bool = False
+    mask_groups: str | None = None
+    momentum_end: float | None = None
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD.
+    """The optimizer; SGD is the paper's.
 
     Attributes:
+        name: `sgd`, `lars`, `adamw`, or `muon` (matrices and convolutions orthogonalised, AdamW for the rest).
         lr: peak learning rate for the batch size given, never rescaled.
-        momentum: of SGD.
+        vector_lr: what isn't a matrix (norms, biases) has this many times the rate.
+        momentum: of SGD, LARS and Muon; AdamW's first beta.
         weight_decay: on every parameter, as in the paper.
+        decay_vectors: on what isn't a matrix too.
     """
 
+    name: Literal["sgd", "lars", "adamw", "muon"] = "sgd"
     lr: float = 0.03
+    vector_lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay_vectors: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from moco.presets import preset
 _AT_LEAST_ONE = (
     "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
     "checkpoint.every_epochs", "checkpoint.keep", "checkpoint.keep_every_epochs", "store.short_side",
-    "monitor.every_epochs", "runtime.threads",
+    "monitor.every_epochs", "runtime.threads", "model.head_layers", "model.head_width",
 )  # fmt: skip
-_POSITIVE = ("model.temperature", "optimizer.lr", "monitor.knn_temperature", "schedule.gamma")
+_POSITIVE = ("model.temperature", "optimizer.lr", "optimizer.vector_lr", "monitor.knn_temperature", "schedule.gamma")
 _NOT_NEGATIVE = (
     "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes", "seed",
 )  # fmt: skip
@@ -100,6 +100,7 @@ def _related(config: Config) -> Iterator[str]:
         yield f"views.size is {config.views.size}, give 8 pixels or more"
     if config.train.batch_size is not None:
         yield from _batch(config.train.batch_size, config.model)
+    yield from _model(config.model)
     if config.schedule.min_lr > config.optimizer.lr:
         yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
     warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
@@ -130,6 +131,18 @@ def _views(views: ViewsConfig) -> Iterator[str]:
             yield f"views.{name} is {values}, give the smaller one first"
     if views.jitter is not None and len(views.jitter) == 4 and views.jitter[3] > 0.5:
         yield f"views.jitter turns the hue by {views.jitter[3]}, give 0.5 (half a turn) at most"
+
+
+def _model(model: ModelConfig) -> Iterator[str]:
+    if model.mask_groups is not None and not model.mask_own:
+        yield "model.mask_groups needs --model.mask_own true"
+    if model.momentum_end is not None and not model.momentum <= model.momentum_end <= 1:
+        yield f"model.momentum_end is {model.momentum_end}, give a number from model.momentum {model.momentum} to 1"
+    if not model.mlp:
+        given = ModelConfig()
+        for name in ("head_layers", "head_width", "head_batchnorm"):
+            if getattr(model, name) != getattr(given, name):
+                yield f"model.{name} is of the head that --model.mlp true makes"
 
 
 def _batch(batch: int, model: ModelConfig) -> Iterator[str]:

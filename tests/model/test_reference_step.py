@@ -73,7 +73,7 @@ def test_every_quantity_of_every_step_is_the_references() -> None:
 
     seen: dict[str, Tensor] = {}
     computed = model.logits
-    model.logits = lambda im_q, k: seen.setdefault("logits", computed(im_q, k))  # type: ignore[method-assign]
+    model.logits = lambda im_q, k, images: seen.setdefault("logits", computed(im_q, k, images))  # type: ignore[method-assign]
     parts = Parts(model, runtime)
     for step in range(int(cfg["steps"])):
         im_q, im_k = (torch.from_numpy(data[f"step{step}/{name}"]) for name in ("im_q", "im_k"))

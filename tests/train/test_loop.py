@@ -54,7 +54,7 @@ def training(config: Config = CONFIG, poison: int | None = None) -> Training:
     optimizer = build_optimizer(model, config.optimizer)
     guard = FiniteGuard(optimizer, torch.device("cpu"))
 
-    def step(views: tuple[Tensor, ...], number: int) -> StepStats:
+    def step(views: tuple[Tensor, ...], images: NDArray[np.int64], number: int) -> StepStats:
         loss = (model(views[0]) - views[0]).pow(2).mean() * (float("nan") if number == poison else 1)
         guard(loss)
         optimizer.zero_grad()
@@ -106,7 +106,7 @@ def test_state_dict_and_back_is_the_same_to_the_bit() -> None:
 
 def test_learning_counts_nothing() -> None:
     made = training()
-    made.learn(made.views(np.arange(4), 0))
+    made.learn(made.views(np.arange(4), 0), np.arange(4))
     assert made.progress.step == 0
     assert made.totals.means(1)["loss"] == 0
 
@@ -128,9 +128,9 @@ def test_a_stop_saves_this_very_moment_and_the_rest_follows(tmp_path: Path) -> N
         running = loop(folder, begun)
         inner = begun.train_step
 
-        def stopping(views: tuple[Tensor, ...], number: int) -> StepStats:
+        def stopping(views: tuple[Tensor, ...], images: NDArray[np.int64], number: int) -> StepStats:
             running.signals.stop = "SIGTERM" if number == 4 else None
-            return inner(views, number)
+            return inner(views, images, number)
 
         begun.train_step = stopping
         with pytest.raises(Interrupted, match="stopped and saved at step 5"):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moco.errors import UserError
+from moco.files import read_json
 
 BITS = 64
 MOST_DISTANT = 12  # bits; beyond it the search below is no longer much faster than all pairs
@@ -61,3 +65,33 @@ def _within(hashes: NDArray[np.uint64], members: NDArray[np.int64], distance: in
         keep = rows[i] < members[j]
         found.append(np.stack([rows[i], members[j]], 1)[keep])
     return found
+
+
+def read_groups(file: Path) -> list[list[str]]:
+    """The groups of duplicates that `moco doctor --json FILE` wrote, exact and near ones; names as in the data set.
+
+    Raises `UserError` if the file is none of the doctor's.
+    """
+    content = read_json(file, "model.mask_groups")
+    try:
+        found = [*content["exact_duplicates"], *content["near_duplicates"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"model.mask_groups {file}: this is not what `moco doctor DATA --json FILE` writes") from error
+    if not all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in found):
+        raise UserError(f"model.mask_groups {file}: its groups must be lists of names")
+    return found
+
+
+def shown_by(names: list[str], named_groups: list[list[str]]) -> tuple[NDArray[np.int64], int]:
+    """What each image shows, int64 (N,): the number of the first image of its group, its own number without one.
+
+    Groups with an image in common are one. Also returns how many of them have two images or more among `names`.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    found = [[numbers[name] for name in group if name in numbers] for group in named_groups]
+    pairs = [(group[0], other) for group in found for other in group[1:]]
+    shown = np.arange(len(names))
+    joined = groups(np.array(pairs, np.int64).reshape(-1, 2), len(names))
+    for members in joined:
+        shown[members] = members[0]
+    return shown, len(joined)

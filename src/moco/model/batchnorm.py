@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from moco.errors import UserError
 
 
-class SplitBatchNorm2d(nn.BatchNorm2d):
+class _Split(nn.modules.batchnorm._BatchNorm):
     """In training, `splits` consecutive parts of the batch are normalised each by its own statistics.
 
     The running statistics move by the mean over the parts, as one device of many would see. Evaluation and
-    the state dict are those of `BatchNorm2d`, and with one split it is `BatchNorm2d`.
+    the state dict are those of the batch-norm that it stands for, and with one split it is that.
     """
 
     def __init__(self, num_features: int, splits: int, **kwargs: float) -> None:
@@ -42,8 +42,22 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
+class SplitBatchNorm1d(_Split, nn.BatchNorm1d):
+    """`BatchNorm1d` over parts of the batch."""
+
+
+class SplitBatchNorm2d(_Split, nn.BatchNorm2d):
+    """`BatchNorm2d` over parts of the batch."""
+
+
+_SPLIT: dict[type, type[SplitBatchNorm1d] | type[SplitBatchNorm2d]] = {
+    nn.BatchNorm1d: SplitBatchNorm1d,
+    nn.BatchNorm2d: SplitBatchNorm2d,
+}
+
+
 def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
-    """Replace every `BatchNorm2d` of `module`, in place, by one over `splits` parts of the batch.
+    """Replace every `BatchNorm1d` and `BatchNorm2d` of `module`, in place, by one over `splits` parts of the batch.
 
     A network without batch-norm stays as it is. Raises `UserError` for batch-norm of a kind that this can't replace.
     """
@@ -51,9 +65,9 @@ def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
         for name, child in list(parent.named_children()):
             if not isinstance(child, nn.modules.batchnorm._BatchNorm):
                 continue
-            if type(child) is not nn.BatchNorm2d or child.momentum is None or not child.track_running_stats:
+            if type(child) not in _SPLIT or child.momentum is None or not child.track_running_stats:
                 raise UserError(f"model.bn_splits can't split a {type(child).__name__}, give --model.bn_splits 1")
-            split = SplitBatchNorm2d(child.num_features, splits, eps=child.eps, momentum=child.momentum)
+            split = _SPLIT[type(child)](child.num_features, splits, eps=child.eps, momentum=child.momentum)
             split.load_state_dict(child.state_dict())
             setattr(parent, name, split)
     return module

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
     training, runtime = prepared.training, prepared.runtime
     batch = training.sampler.batch_size
     batches: Iterator[NDArray[np.int64]] = itertools.cycle(training.sampler.order(0))
-    fixed = training.views(next(batches), 0)
+    first = next(batches)
+    fixed = training.views(first, 0)
     training.model.train()
 
     def repeated(once: Any) -> Any:
@@ -114,7 +116,7 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
     figures = interleaved(
         [
             Subject("full", repeated(lambda: training.step(next(batches))), steps * batch),
-            Subject("compute_only", repeated(lambda: training.learn(fixed)), steps * batch),
+            Subject("compute_only", repeated(lambda: training.learn(fixed, first)), steps * batch),
             Subject("views", repeated(lambda: training.views(next(batches), 0)), steps * batch * 2),
         ],
         rounds,
@@ -123,7 +125,8 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
     assert isinstance(training.train_step, MoCoStep)
     watch.install(training.train_step.model, training.optimizer, training.train_step.parts.models)
     for _ in range(max(steps, LEAST_TIMED_STEPS)):
-        watch.step(lambda: training.views(next(batches), 0), training.learn)
+        images = next(batches)
+        watch.step(partial(training.views, images, 0), partial(training.learn, images=images))
     watch.remove()
     return figures, watch.medians()
 

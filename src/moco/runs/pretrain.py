@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from moco.config import Config
 from moco.config_check import check, flat
 from moco.console import percent, say
 from moco.data.dataset import Dataset, open_dataset
+from moco.data.duplicates import read_groups, shown_by
 from moco.data.sampler import Sampler
 from moco.environment import describe
 from moco.errors import UserError
@@ -33,6 +36,7 @@ from moco.train.guard import FiniteGuard
 from moco.train.loop import Evaluator, Loop, Monitors
 from moco.train.optimizer import build_optimizer
 from moco.train.parts import arithmetic
+from moco.train.schedule import momentum
 from moco.train.state import Totals
 from moco.train.step import MoCoStep
 from moco.train.training import Training
@@ -134,16 +138,26 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
     model = build_model(config)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
-    optimizer = build_optimizer(model, config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer, runtime.workers)
     source = pixel_source(data.train, runtime.device, announce=True)
     guard = FiniteGuard(optimizer, runtime.device)
+    sampler = Sampler(len(data.train), config.batch_size, config.seed)
     training = Training(
         config=config,
         model=model,
         optimizer=optimizer,
-        sampler=Sampler(len(data.train), config.batch_size, config.seed),
+        sampler=sampler,
         views=TwoViews(source, pipeline(config.views), config.seed, runtime.workers),
-        train_step=MoCoStep(model, optimizer, runtime, guard, config.seed, config.model.symmetric),
+        train_step=MoCoStep(
+            model,
+            optimizer,
+            runtime,
+            guard,
+            config.seed,
+            config.model.symmetric,
+            _shown(config, data.train.names, runtime.device),
+            _momentum(config, sampler.steps_per_epoch),
+        ),
         guard=guard,
         totals=Totals(runtime.device),
     )
@@ -167,6 +181,24 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
+
+
+def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tensor | None:
+    """What each training image shows, for the step to know its own keys by; None where all keys are negatives."""
+    if not config.model.mask_own:
+        return None
+    groups = [] if config.model.mask_groups is None else read_groups(Path(config.model.mask_groups).expanduser())
+    shown, found = shown_by(names, groups)
+    if groups:
+        say(f"model.mask_groups: {found} of {len(groups)} groups have two training images or more")
+    return torch.from_numpy(shown).to(device)
+
+
+def _momentum(config: Config, steps_per_epoch: int) -> Callable[[int], float] | None:
+    """m of the key encoder at a step; None where it stays."""
+    if config.model.momentum_end is None:
+        return None
+    return partial(momentum, config.model.momentum, config.model.momentum_end, config.epochs * steps_per_epoch)
 
 
 def _splittable(config: Config) -> bool:

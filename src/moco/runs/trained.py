@@ -27,6 +27,7 @@ from moco.data.levels import Range, full_range
 from moco.data.store import Store
 from moco.errors import UserError
 from moco.evaluators.frozen import Labelled
+from moco.model.head import Head
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime
@@ -137,9 +138,10 @@ def load_backbone(
 def build_model(config: Config) -> MoCo:
     """The model that a configuration names, freshly initialised by torch's generator."""
     m = config.model
+    head = Head(m.head_layers if m.mlp else 1, m.head_width, m.head_batchnorm)
     return MoCo(
         m.backbone, m.dim, config.queue_size, m.momentum, m.temperature, m.mlp, config.bn_splits, m.small_stem,
-        config.views.size,
+        config.views.size, head, m.predictor, m.mask_own,
     )  # fmt: skip
 
 

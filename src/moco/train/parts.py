@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 from moco.console import say
 from moco.errors import UserError
-from moco.model.batchnorm import SplitBatchNorm2d
+from moco.model.batchnorm import SplitBatchNorm1d, SplitBatchNorm2d
 from moco.model.moco import MoCo
 from moco.randomness import Purpose, torch_seed
 from moco.runtime import Runtime
 from moco.threads import OrderedSum, operations_on
 
 R = TypeVar("R")
-# (a part's model, the images of its queries, their keys) -> (mean loss over them, anything)
-Objective = Callable[[MoCo, list[Tensor], list[Tensor]], tuple[Tensor, R]]
+# (a part's model, the images of its queries, their keys, their rows in the batch) -> (mean loss over them, anything)
+Objective = Callable[[MoCo, list[Tensor], list[Tensor], slice], tuple[Tensor, R]]
 _KEYS, _QUERIES = range(2)  # the two passes, for what the network draws in each
 
 
@@ -91,16 +91,16 @@ class Parts:
         if self.count == 1:
             with self._all_threads():
                 with self._runtime.autocast():
-                    loss, told = objective(self._model, queries, keys)
+                    loss, told = objective(self._model, queries, keys, slice(0, len(queries[0])))
                 self._runtime.backward(loss)
             return [told]
         rows, total = self._rows(len(queries[0])), OrderedSum()
 
         def gradient_of(part: int) -> R:
-            model = self.models[part]
+            model, own = self.models[part], rows[part]
             self._reset(part, "encoder_q")
             with self._runtime.autocast(keep_casts=False):
-                loss, told = objective(model, [q[rows[part]] for q in queries], [k[rows[part]] for k in keys])
+                loss, told = objective(model, [q[own] for q in queries], [k[own] for k in keys], own)
             self._runtime.backward(loss / self.count)
             total.add(part, [p.grad for p in model.encoder_q.parameters()])
             model.encoder_q.zero_grad(set_to_none=True)
@@ -186,10 +186,10 @@ def part_of(model: MoCo) -> MoCo:
     What it is given is one part: it splits nothing.
     """
     shared: dict[int, Tensor] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
-    shared |= {id(state): state for state in (model.queue, model.queue_ptr)}
+    shared |= {id(state): state for state in (model.queue, model.queue_ptr, model.queue_images)}
     part = copy.deepcopy(model, shared)
     part.bn_splits = 1
     for module in part.modules():
-        if isinstance(module, SplitBatchNorm2d):
+        if isinstance(module, SplitBatchNorm1d | SplitBatchNorm2d):
             module.splits = 1
     return part.train()

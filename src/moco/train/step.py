@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.model.moco import MoCo, info_nce
@@ -41,6 +43,7 @@ def train_step(
     symmetric: bool,
     guard: Callable[[Tensor], None],
     seed: int = 0,
+    images: Tensor | None = None,
 ) -> StepStats:
     """Algorithm 1 of the paper, in its order.
 
@@ -51,32 +54,46 @@ def train_step(
         symmetric: each view is query and key once; the loss is the mean of both, and both keys enter the queue.
         guard: called with the loss before it reaches the weights; raises to stop.
         seed: of what the network draws in this step (dropout).
+        images: numbers of the batch's images, int64 (N,): keys of an image are then no negatives of it.
     """
     queries = list(views) if symmetric else [views[0]]
     sources = [views[1], views[0]] if symmetric else [views[1]]  # of the keys
     optimizer.zero_grad(set_to_none=True)
     model.update_key_encoder()  # theta_k <- m theta_k + (1 - m) theta_q
     keys = parts.keys(sources, key_order, seed)  # (N, dim) each
-    stats = _mean(parts.backward(contrast, queries, keys, seed))  # logits against the OLD queue, loss, gradient
+    objective = partial(contrast, images=images)
+    stats = _mean(parts.backward(objective, queries, keys, seed))  # logits against the OLD queue, loss, gradient
     guard(stats.loss)
     optimizer.step()  # theta_q
-    model.enqueue(torch.cat(keys))  # the oldest keys leave
+    model.enqueue(torch.cat(keys), None if images is None else images.repeat(len(keys)))  # the oldest keys leave
     return stats
 
 
-def contrast(model: MoCo, queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, StepStats]:
-    """The loss of one or two times n queries (n, 3, H, W), the mean over both, and what was seen."""
+def contrast(
+    model: MoCo, queries: list[Tensor], keys: list[Tensor], rows: slice, images: Tensor | None = None
+) -> tuple[Tensor, StepStats]:
+    """The loss of one or two times n queries (n, 3, H, W), the mean over both, and what was seen.
+
+    They are the `rows` of a batch whose images have the numbers `images`.
+    """
     losses, seen = [], []
     for im_q, k in zip(queries, keys):
-        logits = model.logits(im_q, k)  # (n, 1+K), column 0 positive
+        shown = None if images is None else images[rows]
+        logits = model.logits(im_q, k, shown)  # (n, 1+K), column 0 positive
         losses.append(info_nce(logits))
-        seen.append(_stats(logits.detach(), losses[-1].detach(), model.T))
+        seen.append(_stats(logits.detach(), losses[-1].detach(), model.T, shown is not None))
     return sum(losses[1:], losses[0]) / len(losses), _mean(seen)
 
 
 @dataclass(frozen=True)
 class MoCoStep:
-    """`train_step` with what it draws, each draw a function of (seed, step)."""
+    """`train_step` with what it draws, each draw a function of (seed, step).
+
+    Attributes:
+        shown: what each image shows, int64 (images,) on the device: keys of the same thing are no negatives of it.
+            None: the paper's step, to which all keys are negatives.
+        momentum: of the key encoder at a step; default: the model's own throughout.
+    """
 
     model: MoCo
     optimizer: torch.optim.Optimizer
@@ -84,30 +101,45 @@ class MoCoStep:
     guard: Callable[[Tensor], None]
     seed: int
     symmetric: bool
+    shown: Tensor | None = None
+    momentum: Callable[[int], float] | None = None
 
     @cached_property
     def parts(self) -> Parts:
         """What computes keys and gradients, made at the first step."""
         return Parts(self.model, self.runtime)
 
-    def __call__(self, views: tuple[Tensor, ...], step: int) -> StepStats:
-        """The step number `step` (from 0) on two views, each (N, 3, H, W)."""
+    def __call__(self, views: tuple[Tensor, ...], images: NDArray[np.int64], step: int) -> StepStats:
+        """The step number `step` (from 0) on two views, each (N, 3, H, W), of `images` (N,)."""
         first, second = views
         self.runtime.begin_step()
+        shown = None
+        if self.shown is not None:
+            shown = self.shown[torch.from_numpy(images).to(self.runtime.device, non_blocking=True)]
+        if self.momentum is not None:
+            self.model.m = self.momentum(step)
         key_order = None
         if self.model.bn_splits > 1:
             shuffled = permutation(len(first), self.seed, Purpose.BN_SHUFFLE, step)
             key_order = torch.from_numpy(shuffled).to(self.runtime.device, non_blocking=True)
         seed = torch_seed(self.seed, Purpose.DROPOUT, step)
         return train_step(
-            self.parts, self.model, self.optimizer, (first, second), key_order, self.symmetric, self.guard, seed
-        )
+            self.parts, self.model, self.optimizer, (first, second), key_order, self.symmetric, self.guard, seed,
+            shown,
+        )  # fmt: skip
 
 
-def _stats(logits: Tensor, loss: Tensor, temperature: float) -> StepStats:
+def _stats(logits: Tensor, loss: Tensor, temperature: float, masked: bool) -> StepStats:
     positive, negatives = logits[:, 0], logits[:, 1:]
     top1 = (positive > negatives.amax(1)).float().mean()  # a tie is no find: in a collapse everything ties
-    return StepStats(loss, top1, positive.mean() * temperature, negatives.mean() * temperature)
+    negative = _mean_of_finite(negatives) if masked else negatives.mean()
+    return StepStats(loss, top1, positive.mean() * temperature, negative * temperature)
+
+
+def _mean_of_finite(negatives: Tensor) -> Tensor:
+    """The mean; what is masked (-inf) doesn't count. No host sync."""
+    masked = negatives.isneginf()
+    return negatives.masked_fill(masked, 0).sum() / (~masked).sum()
 
 
 def _mean(seen: list[StepStats]) -> StepStats:

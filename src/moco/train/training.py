@@ -21,7 +21,7 @@ from moco.train.state import Progress, Totals
 from moco.train.step import StepStats
 
 Views = tuple[Tensor, ...]
-TrainStep = Callable[[Views, int], StepStats]
+TrainStep = Callable[[Views, NDArray[np.int64], int], StepStats]  # (views, their images, number of the step)
 
 
 class MakeViews(Protocol):
@@ -41,7 +41,7 @@ class Training:
     Attributes:
         sampler: which images make which step.
         views: makes a batch's views.
-        train_step: (views, number of the step) -> what it saw; the only thing here that moves the model.
+        train_step: (views, their images, number of the step) -> what it saw; the only thing here that moves the model.
         guard: watches the loss inside `train_step`.
         progress: how far it is.
         totals: the epoch's statistics so far.
@@ -78,14 +78,14 @@ class Training:
         lr = self.lr
         set_lr(self.optimizer, lr)
         self.guard.watch(self.progress.step, lr)
-        stats = self.learn(self.views(images, self.epoch))
+        stats = self.learn(self.views(images, self.epoch), images)
         self.totals.add(stats)
         self.progress.step += 1
         return stats
 
-    def learn(self, views: Views) -> StepStats:
-        """The training step on `views`, with what it draws at this place; nothing is counted."""
-        return self.train_step(views, self.progress.step)
+    def learn(self, views: Views, images: NDArray[np.int64]) -> StepStats:
+        """The training step on `views` of `images` (N,), with what it draws at this place; nothing is counted."""
+        return self.train_step(views, images, self.progress.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that makes the next step what it is, loadable with `weights_only=True`."""

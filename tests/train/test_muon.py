@@ -1,0 +1,104 @@
+"""Muon: timm's, cheaper."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.optim import muon as timm_muon
+from torch import Tensor, nn
+
+from moco.config import OptimizerConfig
+from moco.threads import Threads
+from moco.train.muon import is_matrix, orthogonal
+from moco.train.optimizer import build_optimizer, set_lr
+
+ROUNDS = timm_muon.resolve_ns_coefficients("quintic", timm_muon._COEFFICIENTS)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(32, 6))
+    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def steps(made: nn.Module, optimizer: torch.optim.Optimizer, count: int = 4, first: int = 0) -> list[Tensor]:
+    """What the parameters are after `count` steps by made-up gradients."""
+    for number in range(first, first + count):
+        torch.manual_seed(number)
+        for p in made.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    return [p.detach().clone() for p in made.parameters()]
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 40), (1, 40, 12), (3, 16, 16)])
+def test_the_rounds_are_those_of_newton_and_schulz(shape: tuple[int, ...]) -> None:
+    """Against timm's, which multiplies the whole matrix each time."""
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    theirs = timm_muon.zeropower_via_newtonschulz(matrices, 5, ROUNDS, dtype=torch.float32)
+    torch.testing.assert_close(orthogonal(matrices, ROUNDS), theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_singular_values_go_near_to_one() -> None:
+    torch.manual_seed(0)
+    made = torch.linalg.svdvals(orthogonal(torch.randn(1, 30, 90), ROUNDS)[0])
+    assert made.min() > 0.6 and made.max() < 1.3
+
+
+def test_nothing_to_orthogonalise_stays_nothing() -> None:
+    assert torch.equal(orthogonal(torch.zeros(1, 4, 9), ROUNDS), torch.zeros(1, 4, 9))
+
+
+def test_it_steps_as_timms_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm computes in bf16; given float32 both go the same way, matrices, norms and biases."""
+    plain = timm_muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(
+        timm_muon, "zeropower_via_newtonschulz", lambda *a, **k: plain(*a, **{**k, "dtype": torch.float32})
+    )
+    config = OptimizerConfig("muon", lr=0.02, momentum=0.95, weight_decay=0.05)
+    ours, theirs = network(), network()
+    mine = steps(ours, build_optimizer(ours, config))
+    made = steps(theirs, timm_muon.Muon(theirs.parameters(), lr=0.02, momentum=0.95, weight_decay=0.05))
+    for a, b in zip(mine, made):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_bits_for_any_number_of_threads() -> None:
+    config = OptimizerConfig("muon", lr=0.02, momentum=0.95, weight_decay=0.05)
+    one, three = network(), network()
+    few = steps(one, build_optimizer(one, config, Threads(1)))
+    many = steps(three, build_optimizer(three, config, Threads(3)))
+    assert all(torch.equal(a, b) for a, b in zip(few, many))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw", "muon"])
+def test_each_optimizer_goes_on_from_its_state(name: str) -> None:
+    config = OptimizerConfig(name, lr=0.01, vector_lr=0.5, weight_decay=0.01, decay_vectors=False)  # type: ignore[arg-type]
+    whole, first, second = network(), network(), network()
+    expected = steps(whole, build_optimizer(whole, config), 2)
+    optimizer = build_optimizer(first, config)
+    steps(first, optimizer, 1)
+    again = build_optimizer(second, config)
+    second.load_state_dict(first.state_dict())
+    again.load_state_dict(optimizer.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(expected, steps(second, again, 1, first=1)))
+
+
+def test_what_isnt_a_matrix_has_a_rate_of_its_own_and_no_decay() -> None:
+    made = network()
+    optimizer = build_optimizer(made, OptimizerConfig("adamw", lr=1.0, vector_lr=0.1, decay_vectors=False))
+    set_lr(optimizer, 2.0)
+    matrices, vectors = optimizer.param_groups
+    assert (matrices["lr"], vectors["lr"]) == (2.0, 0.2)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (1e-4, 0.0)
+    assert all(p.ndim > 1 for p in matrices["params"]) and all(p.ndim == 1 for p in vectors["params"])
+
+
+def test_the_papers_optimizer_is_one_group() -> None:
+    assert len(build_optimizer(network(), OptimizerConfig()).param_groups) == 1
+
+
+def test_which_parameters_are_matrices() -> None:
+    shapes = {(8, 4): True, (8, 4, 3, 3): True, (8, 1, 3, 3): False, (1, 16, 8): False, (8,): False, (): False}
+    assert {shape: is_matrix(torch.zeros(shape)) for shape in shapes} == shapes
