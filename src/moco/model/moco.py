@@ -84,6 +84,7 @@ class MoCo(nn.Module):
         self.m = momentum
         self.T = temperature
         self.bn_splits = bn_splits
+        self.mask_own = mask_own
         if isinstance(backbone, str):
             features = check_backbone(backbone, size, small_stem, bn_splits)  # before gigabytes are asked for
             network = build_backbone(backbone, size, small_stem)
@@ -191,7 +192,5 @@ def info_nce(logits: Tensor) -> Tensor:
 def _without_images(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """The keys of a model that didn't know their images are nobody's."""
     assert isinstance(model, MoCo)
-    if "queue_images" in model._non_persistent_buffers_set:
-        model.queue_images.fill_(NO_IMAGE)
-    else:
+    if model.mask_own:
         state.setdefault(f"{prefix}queue_images", torch.full_like(model.queue_images, NO_IMAGE))
