@@ -75,7 +75,7 @@ def test_every_unknown_key_is_named_with_the_nearest() -> None:
         from_dict(values)  # type: ignore[arg-type]
     assert str(caught.value).split("; ") == [
         "unknown key optimiser: did you mean optimizer?",
-        "unknown key optimizer.learning_rate: valid: lr, momentum, weight_decay",
+        "unknown key optimizer.learning_rate: valid: decay_vectors, lr, momentum, name, vector_lr, weight_decay",
         "unknown key optimizer.momentun: did you mean momentum?",
         "unknown key views.sizes: did you mean size?",
         str(unknown_keys({7: 1}, Config)[0]),

@@ -37,7 +37,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
     content = checkpoint.load(run / "checkpoints" / "last.pt")
     found = dict(content["model"])
     for index, entry in content["optimizer"]["state"].items():
-        found[f"momentum{index}"] = entry["momentum_buffer"]
+        found |= {f"{name}{index}": torch.as_tensor(value) for name, value in entry.items()}
     return found
 
 
@@ -90,6 +90,32 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert table(out) == table(whole)
+
+
+NEW = [
+    "--model.mask_own=true",
+    "--model.momentum_end=1.0",
+    "--model.predictor=true",
+    "--model.head_layers=3",
+    "--model.head_batchnorm=true",
+]
+
+
+@pytest.mark.parametrize("name", ["muon", "lars", "adamw"])
+def test_every_optimizer_and_what_the_paper_doesnt_have_resume_to_the_bit(
+    name: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*OPTIONS, *NEW, "--train.epochs=2", f"--optimizer.name={name}", "--optimizer.lr=0.01"]
+    command = ["pretrain", *options, "--optimizer.decay_vectors=false", "--data", str(labelled), "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(4, signal.SIGTERM, patch)
+        assert main([*command, str(tmp_path / "run")]) == 75
+    assert main(["pretrain", "--resume", str(tmp_path / "run"), "--runtime.threads=1"]) == 0
+    expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "run")
+    assert expected.keys() == found.keys() >= {"queue_images"}
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+    assert table(tmp_path / "whole") == table(tmp_path / "run")
 
 
 def test_sigusr1_saves_and_goes_on(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from moco.config import OptimizerConfig
 from moco.threads import Threads
-from moco.train.muon import is_matrix, orthogonal
+from moco.train.muon import ROUNDS, is_matrix, orthogonal
 from moco.train.optimizer import build_optimizer, set_lr
-
-ROUNDS = timm_muon.resolve_ns_coefficients("quintic", timm_muon._COEFFICIENTS)
 
 
 def network() -> nn.Module:

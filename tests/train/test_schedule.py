@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moco.config import ScheduleConfig
-from moco.train.schedule import learning_rate
+from moco.train.schedule import learning_rate, momentum
 
 SHARED = Path(os.environ.get("MOCO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
 SEED_LOG = SHARED / "seed_pretrain_log.csv"
@@ -53,3 +53,7 @@ def test_a_warm_up_of_one_epoch_is_one_though_the_rate_changes_by_epoch() -> Non
     rates = [learning_rate(ScheduleConfig(per="epoch", warmup_epochs=1), 1.0, step, 4, 10) for step in range(8)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert len(set(rates[4:])) == 1
+
+
+def test_the_momentum_rises_by_a_cosine() -> None:
+    assert [round(momentum(0.9, 1.0, 4, step), 6) for step in range(5)] == [0.9, 0.914645, 0.95, 0.985355, 1.0]
