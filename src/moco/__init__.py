@@ -28,6 +28,7 @@ _PLACES = {
     "load_backbone": "moco.runs.trained",
     "linear": "moco.runs.linear",
     "evaluate": "moco.runs.evaluate",
+    "verify": "moco.runs.verify",
     "preview": "moco.runs.preview",
     "bench": "moco.runs.bench",
     "Silent": "moco.console",

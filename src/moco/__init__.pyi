@@ -13,5 +13,6 @@ from moco.runs.recipe import recipe as recipe
 from moco.runs.trained import Run as Run
 from moco.runs.trained import load_backbone as load_backbone
 from moco.runs.trained import open_run as open_run
+from moco.runs.verify import verify as verify
 
 __version__: str

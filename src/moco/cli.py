@@ -28,6 +28,7 @@ COMMANDS = {
     "pretrain": "train a backbone on images without labels",
     "linear": "linear classification on the frozen backbone",
     "evaluate": "accuracy on train and validation, all images",
+    "verify": "a stretch of a run trained again, and compared with what it recorded",
     "report": "the plots of one run",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",

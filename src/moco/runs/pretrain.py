@@ -92,7 +92,7 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     saved = folder.read_config()
     config = saved if config is None else config
     check(config)
-    differences = _forbidden_changes(saved, config)
+    differences = forbidden_changes(saved, config)
     if differences:
         quoted = shlex.quote(os.fspath(run))
         raise UserError(f"--resume {quoted} with other options than it began with: " + "; ".join(differences))
@@ -234,9 +234,16 @@ def _to_go_on_from(folder: RunDir) -> checkpoint.Found | None:
 
 def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
     """Raises `UserError` for other images; says what else differs from where the run began, as that changes bits."""
-    now = prepared.about
-    if about["data"] != now["data"]:
+    if about["data"] != prepared.about["data"]:
         raise UserError("the data has changed since this run began: resume needs the same images")
+    words = what_differs(about, prepared)
+    if words:
+        say(f"this run began {'; '.join(words)}: it goes on, but not to the same bits")
+
+
+def what_differs(about: dict[str, Any], prepared: Prepared) -> list[str]:
+    """What changes bits since the checkpoint that `about` is of, in phrases; empty where nothing does."""
+    now = prepared.about
     words = [
         f"{what} {about[key]}, now {now[key]}"
         for key, what in (
@@ -252,8 +259,7 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
         words.append("before the parts of a batch had threads of their own")
     before, after = about.get("versions", {}), now["versions"]
     words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
-    if words:
-        say(f"this run began {'; '.join(words)}: it goes on, but not to the same bits")
+    return words
 
 
 def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
@@ -306,7 +312,8 @@ def _measure_baseline(loop: Loop, run: RunDir) -> None:
             say(f"kNN before training: raw pixels {percent(pixels, 1)}, random weights {percent(random, 1)}")
 
 
-def _forbidden_changes(saved: Config, asked: Config) -> list[str]:
+def forbidden_changes(saved: Config, asked: Config) -> list[str]:
+    """What of a run's configuration is asked to change and may not, in phrases."""
     before, after = flat(saved), flat(asked)
     return [
         f"{name} was {before[name]}, now {after[name]}"

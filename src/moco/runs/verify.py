@@ -1,0 +1,170 @@
+"""A run's numbers checked without trust: a stretch of it trained again from one of its checkpoints, and compared."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moco import checkpoint
+from moco.config import from_dict
+from moco.console import progress, say
+from moco.errors import UserError, in_a_line
+from moco.rundir import RunDir
+from moco.runs.pretrain import Prepared, forbidden_changes, prepare, what_differs
+from moco.runtime import Precision
+from moco.tables import cell, read_csv
+
+STEPS = 50
+TOLERANCE = {"float32": 1e-3, "bf16": 2e-2}  # of a loss, relative, where the same bits can't be expected
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a replay found.
+
+    Attributes:
+        first, last: steps replayed, from 1.
+        differences: what is other here than where the run was trained; without any the bits must agree.
+        losses: steps whose loss was compared.
+        worst: the largest relative difference of a loss.
+        tensors: tensors compared with a later checkpoint of the run; 0 where none lies at the end of the stretch.
+        problems: what doesn't agree, in phrases; empty for a run that is what it says.
+    """
+
+    first: int
+    last: int
+    differences: list[str]
+    losses: int = 0
+    worst: float = 0.0
+    tensors: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = None) -> Verification:
+    """Train up to `steps` steps of `run` again, and compare the losses, the weights and the records.
+
+    It begins at the checkpoint of step `begin` (0: at the very beginning), by default at the newest that steps are
+    recorded after, and ends at the next checkpoint if that is within reach. Nothing is written. Raises `UserError`
+    where there is nothing to replay, or the data is gone.
+    """
+    if steps < 1:
+        raise UserError(f"--steps is {steps}, give 1 or more")
+    folder = RunDir.open(run)
+    config = folder.read_config()
+    recorded = _recorded(folder.steps_file)
+    found = {int(path.stem.removeprefix("step-")): path for path in checkpoint.numbered(folder.checkpoints)}
+    start = _start(found, recorded, begin, folder.root)
+    content = checkpoint.load(found[start]) if start else None
+    newest = checkpoint.load_for_evaluation(folder.checkpoints, "last")
+    about = (content or newest)["about"]
+    prepared = prepare(config, Precision(about["precision"], "as this run began"))
+    problems = list(_of_the_records(folder, newest, prepared))
+    if about["data"] != prepared.about["data"]:
+        problems.append("the images are not those that it was trained on")
+        return Verification(start + 1, start, [], problems=problems)
+    if content is not None:
+        prepared.training.load_state_dict(dict(content))
+    differences = what_differs(about, prepared)
+    goal = next((step for step in sorted(found) if start < step <= start + steps), min(start + steps, max(recorded)))
+    say(f"replaying steps {start + 1} to {goal}" + (f": {'; '.join(differences)}" if differences else ""))
+    tolerance = TOLERANCE[prepared.runtime.precision] if differences else 0.0
+    worst = _replay(prepared, recorded, goal, tolerance, problems)
+    tensors = 0
+    if goal in found:
+        tensors = _compare(prepared, checkpoint.load(found[goal]), not differences, problems)
+    return Verification(start + 1, goal, differences, goal - start, worst, tensors, problems)
+
+
+def _start(found: dict[int, Path], recorded: dict[int, float], begin: int | None, root: Path) -> int:
+    """The step that the replay begins after."""
+    if not recorded:
+        raise UserError(f"{root} has no recorded step (steps.csv) to compare with")
+    possible = [0, *(step for step in sorted(found) if step + 1 in recorded)]
+    if begin is None:
+        return possible[-1]
+    if begin not in possible:
+        raise UserError(f"--begin is {begin}, checkpoints with recorded steps after them: {possible}")
+    return begin
+
+
+def _recorded(file: Path) -> dict[int, float]:
+    """The loss of each step in `steps.csv`."""
+    try:
+        with file.open(newline="", encoding="utf-8") as rows:
+            return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(rows)}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{file} can't be read as a table of steps: {in_a_line(error)}") from error
+
+
+def _of_the_records(folder: RunDir, content: checkpoint.Content, prepared: Prepared) -> Iterator[str]:
+    """What the run's files say otherwise than its checkpoint."""
+    changes = forbidden_changes(from_dict(content["config"]), prepared.config)
+    if changes:
+        yield f"config.yaml isn't the checkpoint's: {'; '.join(changes)}"
+    if folder.metrics_file.is_file():
+        for written, row in zip(read_csv(folder.metrics_file), content["state"]["rows"]):
+            wrong = [n for n in {**row, **written} if cell(row.get(n)) != cell(written.get(n))]
+            if wrong:
+                yield f"metrics.csv, epoch {row['epoch']}: {', '.join(wrong)} differ from the checkpoint's"
+
+
+def _replay(prepared: Prepared, recorded: dict[int, float], goal: int, tolerance: float, problems: list[str]) -> float:
+    """Train up to step `goal`; the largest relative difference of a loss."""
+    training = prepared.training
+    training.model.train()
+    wrong, worst = [], 0.0
+    first = training.progress.step
+    with progress("replaying", goal - first, "steps/s") as bar:
+        while (step := training.progress.step) < goal:
+            batches = training.sampler.order(training.epoch)
+            for images in itertools.islice(batches, step % training.sampler.steps_per_epoch, None):
+                loss = training.step(images).loss.item()
+                number = training.progress.step
+                bar.update(number - first)
+                told = recorded.get(number)
+                if told is not None:
+                    apart = 0.0 if cell(loss) == cell(told) else abs(loss - told) / max(abs(told), 1e-12)
+                    worst = max(worst, apart)
+                    if apart > tolerance:
+                        wrong.append(number)
+                if number == goal:
+                    break
+    if wrong:
+        problems.append(f"the loss of {len(wrong)} of {goal - first} steps is another, first at step {wrong[0]}")
+    return worst
+
+
+def _compare(prepared: Prepared, later: checkpoint.Content, exact: bool, problems: list[str]) -> int:
+    """How many tensors were compared with the `later` checkpoint's: to the bit, or their sizes alone."""
+    own = prepared.training.state_dict()
+    mine, theirs = (dict(_tensors({"model": c["model"], "optimizer": c["optimizer"]})) for c in (own, later))
+    if mine.keys() != theirs.keys():
+        problems.append(f"the checkpoint of step {later['step']} has other tensors")
+        return 0
+    if exact:
+        wrong = [name for name, tensor in mine.items() if not torch.equal(tensor.cpu(), theirs[name])]
+        if wrong:
+            problems.append(f"{len(wrong)} of {len(mine)} tensors at step {later['step']} are others, as {wrong[0]}")
+    return len(mine) if exact else 0
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in nested dictionaries, by its dotted name."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{name}.{key}" if name else str(key))

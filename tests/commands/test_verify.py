@@ -1,0 +1,97 @@
+"""`moco verify`: it agrees with a run that is what it says, and finds what was altered."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import SMALL
+
+import moco
+from moco import checkpoint
+from moco.cli import main
+
+OPTIONS = [*SMALL, "--train.epochs=3", "--checkpoint.every_epochs=1", "--optimizer.name=muon", "--optimizer.lr=0.01"]
+
+
+@pytest.fixture(scope="module")
+def trained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def steps_of(run: Path) -> list[int]:
+    return sorted(int(p.stem.removeprefix("step-")) for p in checkpoint.numbered(run / "checkpoints"))
+
+
+def test_a_run_is_what_it_says(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    assert main(["verify", str(run)]) == 0
+    first, second, third = steps_of(run)
+    said = capsys.readouterr().out
+    assert f"steps {second + 1} to {third}: {third - second} losses as recorded" in said
+    assert f"tensors of step {third} to the bit" in said
+    found = moco.verify(run, begin=0)
+    assert (found.first, found.last, found.differences, found.problems) == (1, first, [], [])
+    assert found.losses == first and found.tensors > 10
+    assert {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()} == before
+
+
+def test_a_short_stretch_compares_losses_alone(run: Path) -> None:
+    found = moco.verify(run, steps=1)
+    assert (found.losses, found.tensors, found.worst, found.problems) == (1, 0, 0.0, [])
+
+
+def alter_loss(run: Path) -> str:
+    lines = (run / "steps.csv").read_text().splitlines()
+    cells = lines[-1].split(",")
+    lines[-1] = ",".join([*cells[:3], str(float(cells[3]) * 0.999), *cells[4:]])
+    (run / "steps.csv").write_text("\n".join(lines) + "\n")
+    return "the loss of 1 of"
+
+
+def alter_weight(run: Path) -> str:
+    content = checkpoint.load(checkpoint.numbered(run / "checkpoints")[0])
+    next(t for n, t in content["model"].items() if n.endswith("weight")).mul_(1.0001)
+    path = checkpoint.numbered(run / "checkpoints")[0]
+    torch.save({"format": checkpoint.FORMAT, **content}, path)
+    return "tensors at step"
+
+
+def alter_metrics(run: Path) -> str:
+    text = (run / "metrics.csv").read_text().splitlines()
+    column = text[0].split(",").index("knn_top1")
+    cells = text[1].split(",")
+    cells[column] = "0.99"
+    (run / "metrics.csv").write_text("\n".join([text[0], ",".join(cells), *text[2:]]) + "\n")
+    return "metrics.csv, epoch 1: knn_top1"
+
+
+def alter_config(run: Path) -> str:
+    text = (run / "config.yaml").read_text()
+    assert "weight_decay: 0.0005" in text
+    (run / "config.yaml").write_text(text.replace("weight_decay: 0.0005", "weight_decay: 0.0002"))
+    return "optimizer.weight_decay was 0.0005, now 0.0002"
+
+
+@pytest.mark.parametrize("alter", [alter_loss, alter_weight, alter_metrics, alter_config])
+def test_what_was_altered_is_found(alter: object, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = alter(run)  # type: ignore[operator]
+    assert main(["verify", str(run)]) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_nothing_to_compare_with_is_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(run), "--begin", "1"]) == 2
+    assert "--begin is 1, checkpoints with recorded steps after them: [0," in capsys.readouterr().err
+    (run / "steps.csv").unlink()
+    assert main(["verify", str(run)]) == 2
+    assert "steps.csv" in capsys.readouterr().err
