@@ -34,8 +34,9 @@ def test_270_photographs() -> None:
     config, line = sized(OPEN, 270, "cpu")
     assert (config.batch_size, config.queue_size, config.epochs) == (32, 256, 100)
     assert line == (
-        "for 270 images: train.batch_size 32, model.bn_splits 2, model.queue_size 256, train.epochs 100 "
-        "(give them to have others)"
+        "for 270 images: train.batch_size 32 (8 steps an epoch), model.bn_splits 2 (a thread for each 16), "
+        "model.queue_size 256 (no more than the images, or than helps), train.epochs 100 (800 steps); "
+        "give them to have others"
     )
 
 

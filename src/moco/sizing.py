@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from moco.config import Config
 
@@ -17,6 +17,31 @@ LENGTHS = {"cpu": (20, 800, 400), "cuda": (200, 20_000, 800)}
 CROWDED = 2  # times the images: beyond it a queue holds an image's own earlier keys by the handful
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What suits a number of training images: images a step, keys in the queue, passes, and parts of a batch."""
+
+    batch: int
+    queue: int
+    epochs: int
+    parts: int
+    steps_an_epoch: int
+
+
+def decide(count: int, device: str, symmetric: bool, splittable: bool, batch: int | None = None) -> Sizes:
+    """The sizes for `count` training images on a `device`, `cpu` or `cuda`; `batch` where it is given."""
+    batch = batch or _batch(count)
+    per_epoch = max(count // batch, 1)
+    least, steps, most = LENGTHS[device]
+    return Sizes(
+        batch=batch,
+        queue=max(_queue(count), batch * (2 if symmetric else 1)),
+        epochs=min(max(least, math.ceil(steps / per_epoch)), most),
+        parts=_parts(batch) if device == "cpu" and splittable else 1,
+        steps_an_epoch=per_epoch,
+    )
+
+
 def sized(config: Config, count: int, device: str, splittable: bool = True) -> tuple[Config, str | None]:
     """`config` with batch, parts, queue and epochs decided for `count` training images, and a line that says what was.
 
@@ -24,25 +49,22 @@ def sized(config: Config, count: int, device: str, splittable: bool = True) -> t
     batch-norm can be taken over parts of the batch.
     """
     train, model = config.train, config.model
+    sizes = decide(count, device, model.symmetric, splittable, train.batch_size)
     decided = []
     if train.batch_size is None:
-        train = replace(train, batch_size=_batch(count))
-        decided.append(f"train.batch_size {train.batch_size}")
-    assert train.batch_size is not None
+        train = replace(train, batch_size=sizes.batch)
+        decided.append(f"train.batch_size {sizes.batch} ({sizes.steps_an_epoch} steps an epoch)")
     if model.bn_splits is None:
-        parts = _parts(train.batch_size) if device == "cpu" and splittable else 1
-        model = replace(model, bn_splits=parts)
-        decided.append(f"model.bn_splits {parts}")
+        model = replace(model, bn_splits=sizes.parts)
+        why = f"a thread for each {sizes.batch // sizes.parts}" if sizes.parts > 1 else "one statistic a batch"
+        decided.append(f"model.bn_splits {sizes.parts} ({why})")
     if model.queue_size is None:
-        keys_a_step = train.batch_size * (2 if model.symmetric else 1)
-        model = replace(model, queue_size=max(_queue(count), keys_a_step))
-        decided.append(f"model.queue_size {model.queue_size}")
+        model = replace(model, queue_size=sizes.queue)
+        decided.append(f"model.queue_size {sizes.queue} (no more than the images, or than helps)")
     if train.epochs is None:
-        least, steps, most = LENGTHS[device]
-        per_epoch = max(count // train.batch_size, 1)
-        train = replace(train, epochs=min(max(least, math.ceil(steps / per_epoch)), most))
-        decided.append(f"train.epochs {train.epochs}")
-    line = f"for {count:,} images: {', '.join(decided)} (give them to have others)" if decided else None
+        train = replace(train, epochs=sizes.epochs)
+        decided.append(f"train.epochs {sizes.epochs} ({sizes.epochs * sizes.steps_an_epoch:,} steps)")
+    line = f"for {count:,} images: {', '.join(decided)}; give them to have others" if decided else None
     return replace(config, train=train, model=model), line
 
 

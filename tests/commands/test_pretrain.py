@@ -76,7 +76,7 @@ def test_a_flat_folder_works_with_no_other_option(
     assert main(["pretrain", "--data", "photos"]) == 0
     said = capsys.readouterr().err
     assert "without labels" in said
-    assert "no --recipe given" in said
+    assert "--recipe auto" in said and "optimizer.name muon" in said
     assert "for 3 images: train.batch_size 2, model.bn_splits 1, model.queue_size 4, train.epochs 2" in said
     run = next((tmp_path / "runs").iterdir())
     assert len(rows(run)) == yaml.safe_load((run / "config.yaml").read_text())["train"]["epochs"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from moco.automatic import as_values, reasons
 from moco.commands.parsing import Parser
 from moco.commands.recipes import RecipeAction, recipe_first
 from moco.config import Config, from_dict
 from moco.console import say
+from moco.runs.recipe import AUTO, automatic
 
 
 class RecipeParser(Parser):
@@ -16,26 +22,41 @@ class RecipeParser(Parser):
 
     def __init__(self, command: str, description: str, example: str) -> None:
         super().__init__(command, description, example)
-        self.add_argument("--recipe", action=RecipeAction, metavar="NAME|FILE", help="shipped name or YAML file")
+        told = "auto (the default: by the images and the device), a shipped name, or a YAML file"
+        self.add_argument("--recipe", action=RecipeAction, metavar="NAME|FILE", help=told)
         self.add_class_arguments(Config, nested_key=None)
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         argv = recipe_first(list(args or []))
+        if value_of("--recipe", argv) == AUTO:
+            return self._automatic(argv[2:] if argv[0] == "--recipe" else argv[1:], *rest, **kwargs)
         parsed = super().parse_args(argv, *rest, **kwargs)
         if parsed.get("recipe") is None:
-            name, why = default_recipe()
-            say(f"no --recipe given: taking {name} ({why})")
-            parsed = super().parse_args(["--recipe", name, *argv], *rest, **kwargs)
+            return self._automatic(argv, *rest, **kwargs)
+        return parsed
+
+    def _automatic(self, argv: list[str], *rest: Any, **kwargs: Any) -> Any:
+        """Options without a recipe: they are looked at alone first, for the data and the device that they name."""
+        alone = config_of(super().parse_args(argv, *rest, **kwargs))
+        made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime})
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / f"{AUTO}.yaml"
+            file.write_text(yaml.safe_dump(as_values(made)))
+            parsed = super().parse_args(["--recipe", str(file), *argv], *rest, **kwargs)
+        say(f"--recipe {AUTO} (what is given on the command line stands):")
+        for line in reasons(made, config_of(parsed)):
+            say(line)
         return parsed
 
 
-def default_recipe() -> tuple[str, str]:
-    """The recipe of a command line without one, and why; looked up only once the options are known good."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "folder", "a CUDA GPU is here"
-    return "folder-cpu", "no CUDA GPU is here"
+def value_of(option: str, argv: list[str]) -> str | None:
+    """What `argv` gives for `option`, if it does."""
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(option + "="):
+            return word.split("=", 1)[1]
+    return None
 
 
 def config_of(args: Any) -> Config:

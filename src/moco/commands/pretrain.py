@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from moco.commands.options import RecipeParser, config_of
+from moco.commands.options import RecipeParser, config_of, value_of
 from moco.config_check import check
 from moco.errors import UserError
 from moco.rundir import RunDir
@@ -18,7 +18,7 @@ class PretrainParser(RecipeParser):
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         argv = list(args or [])
-        resumed = _value_of("--resume", argv)
+        resumed = value_of("--resume", argv)
         if resumed is not None:
             run = RunDir.open(resumed)
             run.read_config()
@@ -50,12 +50,3 @@ def run(args: Any) -> None:
         resume(args.resume, config)
     else:
         pretrain(config, args.get("out") or default_out(str(args.recipe[-1])), bool(args.get("overwrite")))
-
-
-def _value_of(option: str, argv: list[str]) -> str | None:
-    for i, word in enumerate(argv):
-        if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None

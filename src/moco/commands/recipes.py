@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile
 
 from moco.errors import UserError
-from moco.runs.recipe import find_recipe, read_recipe, shipped
+from moco.runs.recipe import AUTO, find_recipe, read_recipe, shipped
 
 
 class RecipeAction(ActionConfigFile):
@@ -28,7 +28,7 @@ def recipe_first(argv: list[str]) -> list[str]:
         if word == "--recipe":
             value = next(words, None)
             if value is None:
-                raise UserError(f"--recipe needs a name or a file; shipped: {', '.join(shipped())}")
+                raise UserError(f"--recipe needs a name or a file; shipped: {', '.join([AUTO, *shipped()])}")
             front += [word, value]
         elif word.startswith("--recipe="):
             front.append(word)

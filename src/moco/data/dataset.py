@@ -17,7 +17,7 @@ from moco.config import StoreConfig
 from moco.console import progress, say
 from moco.data import cache, catalog, shapes
 from moco.data.folder import fingerprint, parts, scan, shape_of
-from moco.data.images import BadImage
+from moco.data.images import BadImage, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
 from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
@@ -27,6 +27,7 @@ from moco.data.store import FORMAT, Pixels, Store
 from moco.errors import Damaged, UserError, nearest
 from moco.files import sync_folder
 
+NO_DATA = "no data: give --data FOLDER (or a .tar or .zip, or the built-in `shapes`)"
 SAMPLE = 16  # files whose bytes are compared at every start
 
 
@@ -74,7 +75,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     where the cache can't be written.
     """
     if not spec:
-        raise UserError("no data: give --data FOLDER (or a .tar or .zip, or the built-in `shapes`)")
+        raise UserError(NO_DATA)
     source = _shapes() if spec == "shapes" else _files(spec, config, short_side)
     folder = cache_folder(config)
     finder = _Finder(folder, source)
@@ -93,6 +94,27 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
 def cache_folder(config: StoreConfig) -> Path:
     """Where packed stores are kept: `store.cache`, else `$MOCO_CACHE`, else `~/.cache/moco`."""
     return Path(config.cache or os.environ.get("MOCO_CACHE") or Path.home() / ".cache" / "moco").expanduser()
+
+
+def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
+    """How many training images `spec` names, and the median of the short sides of some of them, in pixels.
+
+    Raises `UserError` as `open_dataset` does, and where none of those looked at can be read.
+    """
+    if not spec:
+        raise UserError(NO_DATA)
+    if spec == "shapes":
+        return shapes.SIZES["train"], shapes.SIDE
+    layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)
+    items = layout.train.items
+    sides = []
+    for item in items[:: max(1, len(items) // SAMPLE)]:
+        with contextlib.suppress(BadImage, OSError):  # packing counts and names them
+            picture = read_picture(item.read(), 1)
+            sides.append(min(picture.width, picture.height))
+    if not sides:
+        raise UserError(f"--data {printable(spec)}: none of the images looked at can be read")
+    return len(items), int(np.median(sides))
 
 
 def place(spec: str) -> str:

@@ -24,7 +24,7 @@ CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "b
 SIZES = {"train": 5000, "val": 1000}
 VERSION = 1  # raised with every change of the pictures: packed copies of the old ones are then left alone
 
-_SIDE = 64
+SIDE = 64
 _SPLITS = {"train": 0, "val": 1}
 _REACH = 14  # pixels from a glyph's centre to the edge of its patch
 _RADII = (8.0, 11.0)
@@ -49,7 +49,7 @@ def make_image(split: str, index: int) -> NDArray[np.uint8]:
     _draw_clutter(canvas, rng)
     canvas = np.pad(canvas, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)))
     label = label_of(index)
-    cell = _SIDE / _CELLS
+    cell = SIDE / _CELLS
     for place in range(_CELLS**2):
         shift = rng.uniform(-0.2, 0.2, 2)
         row, column = _REACH + ((np.array(divmod(place, _CELLS)) + 0.5 + shift) * cell).astype(int)
@@ -91,7 +91,7 @@ def _background(rng: np.random.Generator) -> Ints:
     canvas = np.full((_COARSE, _COARSE, 3), 122, np.int32)
     while True:
         canvas += rng.integers(-_NOISE, _NOISE + 1, canvas.shape, np.int32)
-        if len(canvas) == _SIDE:
+        if len(canvas) == SIDE:
             return canvas
         canvas = _double(_double(canvas).swapaxes(0, 1))
 

@@ -10,9 +10,13 @@ from typing import Any
 
 import yaml
 
+from moco.automatic import Choice, as_values, choices, reasons
 from moco.config import Config, from_dict, unknown_keys
 from moco.config_check import check
+from moco.console import Silent, listening, say
 from moco.errors import UserError, in_a_line, nearest
+
+AUTO = "auto"
 
 
 def recipe(name: str, **changes: Any) -> Config:
@@ -20,15 +24,36 @@ def recipe(name: str, **changes: Any) -> Config:
 
     A change is a field (`data="photos"`), a section's fields (`train={"epochs": 5}`), a whole section
     (`train=TrainConfig(5)`), or, in a mapping given with `**`, a dotted name (`**{"train.epochs": 5}`).
+    `auto` looks at the images first: `data` must be among the changes, and what was chosen is said with its reasons.
     Raises `UserError` for an unknown name and for every value that can't be right.
     """
-    values = read_recipe(find_recipe(name))
+    made = automatic(changes.get("data"), changes) if name == AUTO else []
+    values = as_values(made) if name == AUTO else read_recipe(find_recipe(name))
     for key, change in changes.items():
         section = is_dataclass(change) and not isinstance(change, type)
         _put(values, key.split("."), asdict(change) if section else change)
     config = from_dict(values)
     check(config)
+    for line in reasons(made, config):
+        say(line)
     return config
+
+
+def automatic(data: str | None, changes: Mapping[str, Any]) -> list[Choice]:
+    """What `auto` chooses for the images that `data` names, and for the device that `changes` ask for, or is there.
+
+    Raises `UserError` where there are no images to look at.
+    """
+    import torch
+
+    from moco.data.dataset import facts  # what names a recipe needn't wait for torch
+
+    with listening(Silent()):  # the census is the packing's to say
+        _, short_side = facts(data, from_dict({"store": _section(changes, "store")}).store)
+    device = _section(changes, "runtime").get("device", "auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return choices(short_side, str(device).split(":")[0])
 
 
 def shipped() -> dict[str, Path]:
@@ -45,7 +70,7 @@ def find_recipe(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    raise UserError(f"no recipe {name!r}: {nearest(name, recipes)} (or give a YAML file)")
+    raise UserError(f"no recipe {name!r}: {nearest(name, [AUTO, *recipes])} (or give a YAML file)")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -61,6 +86,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if problems:
         raise UserError(f"recipe {path}: " + "; ".join(problems))
     return values
+
+
+def _section(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a section that `changes` give, in whichever way."""
+    whole = changes.get(name, {})
+    found = asdict(whole) if is_dataclass(whole) and not isinstance(whole, type) else dict(whole)
+    return found | {key.split(".", 1)[1]: value for key, value in changes.items() if key.startswith(f"{name}.")}
 
 
 def _twice(node: Any, prefix: str = "") -> list[str]:
