@@ -53,7 +53,9 @@ def sized(config: Config, count: int, device: str, splittable: bool = True) -> t
     decided = []
     if train.batch_size is None:
         train = replace(train, batch_size=sizes.batch)
-        decided.append(f"train.batch_size {sizes.batch} ({sizes.steps_an_epoch} steps an epoch)")
+        decided.append(
+            f"train.batch_size {sizes.batch} ({sizes.steps_an_epoch} step{'s' * (sizes.steps_an_epoch > 1)} an epoch)"
+        )
     if model.bn_splits is None:
         model = replace(model, bn_splits=sizes.parts)
         why = f"a thread for each {sizes.batch // sizes.parts}" if sizes.parts > 1 else "one statistic a batch"
