@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from moco.errors import UserError
-from moco.report.curves import spread_apart
-from moco.report.plots import Table, linear_loss, linear_score, pretrain_loss, pretrain_score, read_table, write_plots
+from moco.reporting.curves import spread_apart
+from moco.reporting.plots import Table, linear_loss, linear_score, pretrain_loss, pretrain_score, read_table, write_plots
 
 GUESSING = math.log(4097)
 

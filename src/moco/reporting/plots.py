@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from moco.errors import UserError
 from moco.files import atomic
-from moco.report.curves import BLUE, GREEN, ORANGE, Curve, Level, draw_curves
+from moco.reporting.curves import BLUE, GREEN, ORANGE, Curve, Level, draw_curves
 
 DPI = 150
 Table = dict[str, list[tuple[float, float]]]  # column -> (epoch, value) where it was measured
