@@ -74,7 +74,7 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of this program's source, with `-dirty` where files differ from it; None where it is no checkout."""
+    """The git commit of this program's source, with `-dirty` where files differ; None where it is no checkout."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:

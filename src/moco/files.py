@@ -16,6 +16,7 @@ from moco.errors import UserError
 
 GLANCE_S = 0.1  # a lock is asked for so long before it counts as held: somebody may only be looking
 
+
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success it is synced and renamed to `path`, else removed.

@@ -30,8 +30,8 @@ _WRITTEN = {
     ),
     "tensorboard": ("events.out.tfevents.*",),
     "": (
-        "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json", "failure.json",
-        "report.html",
+        "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json",
+        "failure.json", "report.html",
     ),
 }  # fmt: skip
 
@@ -107,7 +107,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def noting_failure(self) -> Iterator[None]:
-        """What goes wrong in here stays known: in `failure.json`, until the run is gone on with. Stopping is no failure."""
+        """What goes wrong in here is noted in `failure.json`, until the run is gone on with. Stopping is no failure."""
         self.failure_file.unlink(missing_ok=True)
         try:
             yield

@@ -18,7 +18,10 @@ def parser() -> Parser:
     made.add_argument("runs", nargs="+", help="run directories of `moco pretrain`; the pictures are those of the first")
     made.add_argument("--out", metavar="HTML", help="the page; default: report.html in the first run")
     made.add_argument(
-        "--map", default="auto", metavar="HOW", help="of the images: umap, tsne, pca (the quick one); default: the first that is installed"
+        "--map",
+        default="auto",
+        metavar="HOW",
+        help="of the images: umap, tsne, pca (the quick one); default: the first that is installed",
     )
     made.add_argument(
         "--checkpoint",

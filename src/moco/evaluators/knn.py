@@ -49,9 +49,9 @@ def knn_top1(
 
 @torch.no_grad()
 def nearest(bank: Features, wanted: Tensor, k: int, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The bank's k rows most similar to each row of `wanted`, best first: (cosine similarity, number int64), both (M, k).
+    """The k rows of the bank most like each of `wanted`, best first: (cosine similarity, number int64), both (M, k).
 
-    `wanted` (M, F) has unit rows; `centre` (F,), if any, was subtracted before they were made so. k above N counts as N.
+    `wanted` (M, F) has unit rows; `centre` (F,), if any, was subtracted before they were made so. k above N is N.
     The bank is gone through once, a block at a time; what is held is the k best so far.
     """
     best: tuple[Tensor, Tensor] | None = None

@@ -17,6 +17,8 @@ COLOURS = (
     "#3b82c4", "#c8741f", "#2e9e6b", "#c2518f", "#8a6fd1", "#c0483d", "#6f8f2a", "#1b98a0", "#a07a4a", "#7d8790",
 )  # fmt: skip
 GREY = "#7d8790"
+FONT = {"family": "system-ui, sans-serif", "size": 12}
+FEW_TICKS = 8  # epochs, up to which each has a tick
 FEW_POINTS = 30  # up to here every point gets a marker
 SAME_WHATEVER = ("seed", "store.cache", "checkpoint.", "runtime.device", "runtime.threads", "data")
 Figure = dict[str, Any]
@@ -32,8 +34,6 @@ class Chart:
         columns: (column of the table, word beside the run's name), the first drawn solid, the others dashed.
         percent: whether values are shares.
         of_linear: whether the table is the linear classification's.
-        log: whether the axis is logarithmic.
-        levels: (name, value) of the lines to compare with.
     """
 
     name: str
@@ -42,23 +42,26 @@ class Chart:
     columns: tuple[tuple[str, str], ...]
     percent: bool = False
     of_linear: bool = False
-    log: bool = False
-    levels: tuple[tuple[str, float], ...] = ()
 
 
+_LOGISTIC = (("logistic_val_top1", "validation"), ("logistic_train_top1", "train"))
+_SIMILARITY = (("positive_similarity", "positive"), ("negative_similarity", "negative"))
+_LINEAR_SCORE = (("val_top1", "validation"), ("train_top1", "train"), ("held_out_top1", "held-out train"))
+_LINEAR_LOSS = (("val_loss", "validation"), ("loss", "train"), ("held_out_loss", "held-out train"))
+TOP1 = "top-1 (%)"
 CHARTS = (
     Chart("loss", "Loss", "InfoNCE (nats)", (("loss", ""),)),
-    Chart("knn", "kNN on validation", "top-1 (%)", (("knn_top1", ""),), percent=True),
-    Chart("logistic", "Logistic regression", "top-1 (%)", (("logistic_val_top1", "validation"), ("logistic_train_top1", "train")), percent=True),
-    Chart("contrast", "Positives found among the queue", "top-1 (%)", (("contrast_top1", ""),), percent=True),
-    Chart("similarity", "Similarity of positives and negatives", "mean cosine", (("positive_similarity", "positive"), ("negative_similarity", "negative"))),
+    Chart("knn", "kNN on validation", TOP1, (("knn_top1", ""),), percent=True),
+    Chart("logistic", "Logistic regression", TOP1, _LOGISTIC, percent=True),
+    Chart("contrast", "Positives found among the queue", TOP1, (("contrast_top1", ""),), percent=True),
+    Chart("similarity", "Similarity of positives and negatives", "mean cosine", _SIMILARITY),
     Chart("rank", "Effective rank of the embeddings", "dimensions", (("effective_rank", ""),)),
     Chart("spread", "Spread of the embeddings (1: a uniform sphere, 0: a point)", "", (("embedding_std", ""),)),
     Chart("lr", "Learning rate", "", (("lr", ""),)),
     Chart("speed", "Throughput", "samples/s", (("samples_per_s", ""),)),
-    Chart("linear_score", "Linear classification", "top-1 (%)", (("val_top1", "validation"), ("train_top1", "train"), ("held_out_top1", "held-out train")), percent=True, of_linear=True),
-    Chart("linear_loss", "Linear classification: loss", "cross-entropy (nats)", (("val_loss", "validation"), ("loss", "train"), ("held_out_loss", "held-out train")), of_linear=True),
-)  # fmt: skip
+    Chart("linear_score", "Linear classification", TOP1, _LINEAR_SCORE, percent=True, of_linear=True),
+    Chart("linear_loss", "Linear classification: loss", "cross-entropy (nats)", _LINEAR_LOSS, of_linear=True),
+)
 # Columns that have a chart, or need none.
 _KNOWN = {column for chart in CHARTS if not chart.of_linear for column, _ in chart.columns}
 _KNOWN |= {"epoch", "step", "samples", "seconds", "loss_of_guessing", "queue_fill"}
@@ -92,7 +95,7 @@ def figures(runs: Sequence[RunFacts], published: Mapping[str, float]) -> dict[st
     for chart in [*CHARTS, *_added(runs)]:
         traces = [*_curves(chart, groups), *_levels(chart, runs, published)]
         if any(trace["meta"] == "curve" for trace in traces):
-            drawn[chart.name] = (chart.title, {"data": traces, "layout": _layout(chart, len(traces))})
+            drawn[chart.name] = (chart.title, {"data": traces, "layout": _layout(chart, traces)})
     return drawn
 
 
@@ -115,7 +118,8 @@ def _curves(chart: Chart, groups: list[Group]) -> Iterable[Figure]:
             if len(group.runs) > 1:
                 yield _band(x, y, spread, colour, name)
             yield {
-                "type": "scatter", "meta": "curve", "name": html.escape(name, quote=False), "x": [*x], "y": [*map(_short, y)],
+                "type": "scatter", "meta": "curve", "name": html.escape(name, quote=False),
+                "x": [*x], "y": [*map(_short, y)],
                 "mode": "lines+markers" if len(x) <= FEW_POINTS else "lines",
                 "line": {"color": colour, "width": 2, "dash": ("solid", "dash", "dot")[place]},
                 "hovertemplate": "%{y:.4g}",
@@ -149,7 +153,7 @@ def _band(x: tuple[float, ...], y: tuple[float, ...], spread: tuple[float, ...],
 
 
 def _levels(chart: Chart, runs: Sequence[RunFacts], published: Mapping[str, float]) -> Iterable[Figure]:
-    levels = [*chart.levels]
+    levels: list[tuple[str, float]] = []
     if chart.name == "loss":
         values = {run.last("loss_of_guessing") for run in runs}
         levels += [("guessing, log(1+K)", value) for value in values if value is not None and len(values) == 1]
@@ -169,15 +173,18 @@ def _levels(chart: Chart, runs: Sequence[RunFacts], published: Mapping[str, floa
         }  # fmt: skip
 
 
-def _layout(chart: Chart, traces: int) -> Figure:
+def _layout(chart: Chart, traces: list[Figure]) -> Figure:
+    lines = sum(trace["meta"] != "spread" for trace in traces)
+    few = max(x for trace in traces for x in trace["x"]) <= FEW_TICKS
     return {
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 56, "r": 12, "t": 8, "b": 40}, "height": 260 + 18 * max(traces - 1, 0),
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "zeroline": False},
-        "yaxis": {"title": {"text": chart.unit}, "zeroline": False, "type": "log" if chart.log else "linear"},
-        "showlegend": traces > 1, "legend": {"orientation": "h", "y": -0.25, "yanchor": "top", "entrywidthmode": "fraction", "entrywidth": 1},
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 40}, "height": 260 + 19 * (lines if lines > 1 else 0),
+        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "zeroline": False} | ({"dtick": 1} if few else {}),
+        "yaxis": {"title": {"text": chart.unit}, "zeroline": False, },
+        "showlegend": lines > 1,
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "entrywidthmode": "fraction", "entrywidth": 1},
         "hovermode": "x unified", "hoverlabel": {"bgcolor": "#222831", "font": {"color": "#ffffff"}},
-        "font": {"family": "system-ui, sans-serif", "size": 12},
+        "font": FONT,
     }  # fmt: skip
 
 
@@ -185,9 +192,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def map_figure(
-    dots: Sequence[tuple[int, float, float]], labels: Sequence[int], classes: Sequence[str]
-) -> Figure:
+def map_figure(dots: Sequence[tuple[int, float, float]], labels: Sequence[int], classes: Sequence[str]) -> Figure:
     """The embedding map: `dots` (picture number, x, y) coloured by `labels` (one a dot, -1 without)."""
     traces: dict[int, Figure] = {}
     many = len(classes) > 2 * len(COLOURS)
@@ -208,6 +213,6 @@ def map_figure(
     layout = {
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
         "height": 540, "xaxis": bare, "yaxis": bare, "hovermode": "closest", "showlegend": legend,
-        "legend": {"orientation": "h", "y": -0.02, "yanchor": "top"}, "font": {"family": "system-ui, sans-serif", "size": 12},
+        "legend": {"orientation": "h", "y": -0.02, "yanchor": "top"}, "font": FONT,
     }  # fmt: skip
     return {"data": [traces[key] for key in sorted(traces)], "layout": layout}

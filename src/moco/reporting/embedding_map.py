@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib import metadata
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,10 @@ FEW_IMAGES = 12  # up to here there are no neighbourhoods to lay out
 
 def umap_is_there() -> bool:
     """Whether the package `umap-learn` is installed."""
-    return find_spec("umap") is not None
+    try:
+        return bool(metadata.version("umap-learn"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def laid_out(features: NDArray[np.float32], method: Method = "auto") -> tuple[NDArray[np.float32], str]:

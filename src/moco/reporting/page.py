@@ -75,7 +75,8 @@ def _policy(*scripts: str) -> str:
     """What a browser may do with the page: run these scripts and show embedded pictures. Nothing is fetched."""
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    nothing = "default-src 'none'; base-uri 'none'; form-action 'none'"
+    return f"{nothing}; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
 
 
 def _pictures(contents: Contents) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _confusion(confusion: Confusion, classes: list[str]) -> dict[str, Any]:
         "matrix": [[counts.get((t, p), 0) for p in numbers] for t in numbers] if len(classes) <= MOST_CLASSES else None,
         "totals": totals,
         "mistakes": [(count, *pair) for count, pair in mistakes[:MOST_MISTAKES]],
-        "by_class": sorted(((right[n] / totals[n], n, totals[n]) for n in numbers if totals[n])),
+        "by_class": sorted((right[n] / totals[n], n, totals[n]) for n in numbers if totals[n]),
         "most_in_cell": MOST_IN_CELL,
     }
 

@@ -61,11 +61,14 @@ def _trained(run: RunFacts, train_images: int) -> str:
     images = f"{train_images:,} images" if train_images else "the images"
     done, asked = len(run.rows), get("train.epochs")
     hardware = ", ".join(run.environment.get("gpus") or [])
-    hardware = hardware or f"{run.environment.get('processor', 'a processor')}, {run.environment.get('cores', '?')} cores"
+    hardware = (
+        hardware or f"{run.environment.get('processor', 'a processor')}, {run.environment.get('cores', '?')} cores"
+    )
     return (
-        f"{run.name}: a {get('model.backbone')} at {get('views.size')} px, trained by MoCo ({version}, {get('views.pipeline')} "
-        f"views, queue of {get('model.queue_size'):,}, T {get('model.temperature'):g}) on {images} of {get('data')}, no label used, "
-        f"for {done} of {asked} epochs in {duration(run.seconds)} on {hardware} ({run.environment.get('precision', '?')})."
+        f"{run.name}: a {get('model.backbone')} at {get('views.size')} px, trained by MoCo ({version}, "
+        f"{get('views.pipeline')} views, queue of {get('model.queue_size'):,}, T {get('model.temperature'):g}) on "
+        f"{images} of {get('data')}, no label used, for {done} of {asked} epochs in {duration(run.seconds)} on {hardware} "
+        f"({run.environment.get('precision', '?')})."
     )
 
 
@@ -94,5 +97,6 @@ def _linear(run: RunFacts, classes: int) -> str:
     chance = f"; guessing would give {percent(1 / classes, 1)}" if classes else ""
     return (
         f"Linear classification ({result.protocol}, {result.checkpoint} checkpoint): {percent(result.val_top1)} of "
-        f"{result.val_images:,} validation images, {percent(result.train_top1)} of {result.train_images:,} train images{chance}."
+        f"{result.val_images:,} validation images, {percent(result.train_top1)} of {result.train_images:,} train "
+        f"images{chance}."
     )

@@ -143,7 +143,7 @@ def _recipe(environment: Mapping[str, Any]) -> str | None:
 
 
 def disk_bytes(folder: Path) -> int:
-    """Bytes on disk of the files in `folder`, each counted once; links aren't followed, what is gone meanwhile is left out."""
+    """Bytes on disk of the files in `folder`, each counted once; links aren't followed, what is gone is left out."""
     seen: dict[tuple[int, int], int] = {}
     for where, _, names in os.walk(folder):
         for name in names:

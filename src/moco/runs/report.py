@@ -22,7 +22,6 @@ from moco.reporting.page import GENERATOR, render
 from moco.reporting.plots import write_plots
 from moco.results import Evaluation, LinearResult
 from moco.rundir import RunDir
-from moco.runs.evaluate import readable
 from moco.runs.listing import state_of
 from moco.runs.report_pictures import look
 from moco.runs.trained import open_run
@@ -47,7 +46,7 @@ class Report:
 def report(
     runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
-    map: Method = "auto",  # noqa: A002 - the option is called so
+    map: Method = "auto",
     checkpoint: str | None = None,
     data: str | None = None,
 ) -> Report:

@@ -1,4 +1,4 @@
-"""What a run's frozen backbone makes of its images: map, neighbours, mistakes, odd ones, and the views it learned from."""
+"""What a run's frozen backbone makes of its images: map, neighbours, mistakes, odd ones; and what it learned from."""
 
 from __future__ import annotations
 
@@ -131,7 +131,12 @@ def _splits(trained: TrainedRun) -> tuple[Split, Split | None]:
 
     def split(name: str, store: Store) -> Split:
         numbers = sample(len(store), MOST_IMAGES)
-        return Split(name, store, numbers, frozen.features(pixel_source(store, device), images=numbers, title=f"features, {name}"))
+        return Split(
+            name,
+            store,
+            numbers,
+            frozen.features(pixel_source(store, device), images=numbers, title=f"features, {name}"),
+        )
 
     val = trained.data.val
     return split("train", trained.data.train), None if val is None else split("val", val)
@@ -200,9 +205,7 @@ def _without_self(
     return np.take_along_axis(similarity, order, 1), np.take_along_axis(number, order, 1)
 
 
-def _dots(
-    shown: Split, album: Album, limits: list[str], method: Method
-) -> tuple[list[tuple[int, float, float]], str]:
+def _dots(shown: Split, album: Album, limits: list[str], method: Method) -> tuple[list[tuple[int, float, float]], str]:
     rows = np.searchsorted(shown.numbers, sample(len(shown.store), MOST_DOTS))
     if len(rows) < len(shown):
         limits.append(f"The map shows {len(rows):,} of {len(shown.store):,} images, always the same.")
@@ -262,7 +265,9 @@ def _neighbours(train: Split, shown: Split, close: _Close, album: Album) -> list
 
 def _untypical(close: _Close, album: Album) -> list[Odd]:
     found = [
-        (float(value), place, row) for place in range(len(close.splits)) for row, value in enumerate(close.typical(place))
+        (float(value), place, row)
+        for place in range(len(close.splits))
+        for row, value in enumerate(close.typical(place))
     ]
     return [
         Odd(album.number(close.splits[place], row), f"similarity {value:.2f}")

@@ -54,7 +54,7 @@
       tile.className = "tile";
       image.src = source(number);
       image.alt = data.pictures[number][1];
-      lines(caption, about(number));
+      lines(caption, numbers.length === 1 ? about(number) : about(number).slice(-2).map((text) => text.split("/").pop()));
       tile.append(image, caption);
       return tile;
     }));
