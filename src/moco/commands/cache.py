@@ -70,7 +70,7 @@ def _print_table(stores: list[Any]) -> None:
         words = (store.path, made_of, images, size(store.disk_bytes), used)
         table.add_row(*(Text(printable(word)) for word in words))
     out.print(table)
-    print(f"{len(stores)} stores, {size(sum(store.disk_bytes for store in stores))}")
+    print(f"{_count(len(stores))}, {size(sum(store.disk_bytes for store in stores))}")
 
 
 def _prune(place: str | None, older_than: float | None, everything: bool, as_json: bool) -> None:
@@ -85,4 +85,12 @@ def _prune(place: str | None, older_than: float | None, everything: bool, as_jso
         print(f"removed {store.path} ({', '.join(store.sources) or 'unknown'}, {size(store.disk_bytes)})")
     for note in pruned.notes:
         print(note)
-    print(f"{len(pruned.removed)} stores removed, {size(pruned.freed_bytes)} freed")
+    print(
+        f"{_count(len(pruned.removed))} removed, {size(pruned.freed_bytes)} freed"
+        if pruned.removed
+        else "nothing removed"
+    )
+
+
+def _count(stores: int) -> str:
+    return f"{stores} store{'s' if stores != 1 else ''}"

@@ -67,8 +67,8 @@ def _trained(run: RunFacts, train_images: int) -> str:
     return (
         f"{run.name}: a {get('model.backbone')} at {get('views.size')} px, trained by MoCo ({version}, "
         f"{get('views.pipeline')} views, queue of {get('model.queue_size'):,}, T {get('model.temperature'):g}) on "
-        f"{images} of {get('data')}, no label used, for {done} of {asked} epochs in {duration(run.seconds)} on {hardware} "
-        f"({run.environment.get('precision', '?')})."
+        f"{images} of {get('data')}, no label used, for {done} of {asked} epochs in {duration(run.seconds)} on "
+        f"{hardware} ({run.environment.get('precision', '?')})."
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -95,11 +96,19 @@ def look(
     classifier = Classifier.load(file) if file.is_file() else None
     which = checkpoint or (classifier.about["checkpoint"] if classifier else "last")
     trained = open_trained(run, which, data)
-    train, val = _splits(trained)
-    shown = val or train
-    close = _Close.of(train, val)
-    album, limits = Album(), _limits(train, val)
-    dots = _dots(shown, album, limits, method)
+    stores, look_at = trained.data, _looker(trained)
+    with ThreadPoolExecutor(1, "map") as aside:  # t-SNE keeps one core busy: the training images' features the others
+        val = None if stores.val is None else look_at("val", stores.val)
+        train = None if val is not None else look_at("train", stores.train)
+        shown = val or train
+        assert shown is not None
+        rows = np.searchsorted(shown.numbers, sample(len(shown.store), MOST_DOTS))
+        layout = aside.submit(laid_out, shown.unit[torch.from_numpy(rows).to(shown.unit.device)].cpu().numpy(), method)
+        train = train or look_at("train", stores.train)
+        close = _Close.of(train, val)
+        places, used = layout.result()
+    album, limits = Album(), _limits(train, val, len(rows))
+    dots = [(album.number(shown, row), float(x), float(y)) for row, (x, y) in zip(rows.tolist(), places)]
     labelled = bool(train.store.classes)
     predicted, by = _predicted(trained, train, shown, classifier) if labelled and shown is not train else (None, "")
     confusion = None if predicted is None else _confusion(shown, predicted, by, album)
@@ -110,8 +119,8 @@ def look(
     looked = Looked(
         classes=[printable(name) for name in readable(train.store.classes)],
         pictures=pictures,
-        dots=dots[0],
-        map_by=dots[1],
+        dots=dots,
+        map_by=NAMES[used],
         map_split=shown.name,
         train_images=len(train.store),
         val_images=len(val.store) if val else 0,
@@ -125,7 +134,8 @@ def look(
     return looked, confusion
 
 
-def _splits(trained: TrainedRun) -> tuple[Split, Split | None]:
+def _looker(trained: TrainedRun) -> Callable[[str, Store], Split]:
+    """A function of (name, store) that looks at a split."""
     config, device = trained.config, trained.runtime.device
     frozen = Frozen(trained.backbone, config.views.size, trained.runtime, scaling(config.views))
 
@@ -138,16 +148,17 @@ def _splits(trained: TrainedRun) -> tuple[Split, Split | None]:
             frozen.features(pixel_source(store, device), images=numbers, title=f"features, {name}"),
         )
 
-    val = trained.data.val
-    return split("train", trained.data.train), None if val is None else split("val", val)
+    return split
 
 
-def _limits(train: Split, val: Split | None) -> list[str]:
-    return [
+def _limits(train: Split, val: Split | None, dots: int) -> list[str]:
+    said = [
         f"Of {len(split.store):,} images of {split.name} {len(split):,} were looked at, always the same."
         for split in (train, val)
         if split is not None and len(split) < len(split.store)
     ]
+    shown = (val or train).store
+    return said if dots == len(shown) else [*said, f"The map shows {dots:,} of {len(shown):,} images, always the same."]
 
 
 @dataclass(frozen=True)
@@ -203,14 +214,6 @@ def _without_self(
     other = number != np.arange(len(number))[:, None]
     order = np.argsort(~other, axis=1, kind="stable")[:, : number.shape[1] - 1]
     return np.take_along_axis(similarity, order, 1), np.take_along_axis(number, order, 1)
-
-
-def _dots(shown: Split, album: Album, limits: list[str], method: Method) -> tuple[list[tuple[int, float, float]], str]:
-    rows = np.searchsorted(shown.numbers, sample(len(shown.store), MOST_DOTS))
-    if len(rows) < len(shown):
-        limits.append(f"The map shows {len(rows):,} of {len(shown.store):,} images, always the same.")
-    places, used = laid_out(shown.unit[torch.from_numpy(rows).to(shown.unit.device)].cpu().numpy(), method)
-    return [(album.number(shown, int(r)), float(x), float(y)) for r, (x, y) in zip(rows, places)], NAMES[used]
 
 
 def _predicted(
