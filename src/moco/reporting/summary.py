@@ -93,7 +93,7 @@ def _logistic(run: RunFacts) -> str:
 def _linear(run: RunFacts, classes: int) -> str:
     result = run.linear
     if result is None:
-        return "" if run.best("knn_top1") is None else "There is no linear classification yet: moco linear."
+        return "" if run.best("knn_top1") is None else "There is no linear classification yet (moco linear makes one)."
     chance = f"; guessing would give {percent(1 / classes, 1)}" if classes else ""
     return (
         f"Linear classification ({result.protocol}, {result.checkpoint} checkpoint): {percent(result.val_top1)} of "

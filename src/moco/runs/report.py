@@ -71,7 +71,7 @@ def report(
     for folder in folders:
         written, missing = _plots(folder)
         plots += written
-        notes += missing
+        notes += [f"{os.fspath(folder.root)}: {sentence}" if len(folders) > 1 else sentence for sentence in missing]
     looked, confusion, why_not = _looked(paths[0], checkpoint, data, map)
     if looked is None and facts[0].evaluation is not None:
         confusion = _from_evaluation(facts[0].evaluation)
