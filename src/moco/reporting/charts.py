@@ -179,7 +179,9 @@ def _layout(chart: Chart, traces: list[Figure]) -> Figure:
     return {
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 56, "r": 12, "t": 8, "b": 40}, "height": 260 + 19 * (lines if lines > 1 else 0),
-        "xaxis": {"title": {"text": "epoch", "standoff": 6}, "rangemode": "tozero", "zeroline": False, "spikecolor": GREY} | ({"dtick": 1} if few else {}),
+        "xaxis": {"title": {"text": "epoch", "standoff": 6}, "rangemode": "tozero", "zeroline": False}
+        | {"spikecolor": GREY}
+        | ({"dtick": 1} if few else {}),
         "yaxis": {"title": {"text": chart.unit}, "zeroline": False, },
         "showlegend": lines > 1,
         "legend": {"orientation": "h", "y": -0.26, "yanchor": "top", "entrywidthmode": "fraction", "entrywidth": 1},

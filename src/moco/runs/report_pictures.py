@@ -105,7 +105,7 @@ def look(
         rows = np.searchsorted(shown.numbers, sample(len(shown.store), MOST_DOTS))
         layout = aside.submit(laid_out, shown.unit[torch.from_numpy(rows).to(shown.unit.device)].cpu().numpy(), method)
         train = train or look_at("train", stores.train)
-        close = _Close.of(train, val)
+        close = Close.of(train, val)
         places, used = layout.result()
     album, limits = Album(), _limits(train, val, len(rows))
     dots = [(album.number(shown, row), float(x), float(y)) for row, (x, y) in zip(rows.tolist(), places)]
@@ -113,7 +113,7 @@ def look(
     predicted, by = _predicted(trained, train, shown, classifier) if labelled and shown is not train else (None, "")
     confusion = None if predicted is None else _confusion(shown, predicted, by, album)
     neighbours = _neighbours(train, shown, close, album)
-    untypical, suspicious = _untypical(close, album), _suspicious(close, album) if labelled else []
+    untypical, suspicious = untypical_ones(close, album), suspicious_ones(close, album) if labelled else []
     pictures = _pictures(album, {s.name: s for s in (train, shown)}, predicted, shown, trained)
     right = close.right_share() if labelled else None
     looked = Looked(
@@ -162,7 +162,7 @@ def _limits(train: Split, val: Split | None, dots: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Close:
+class Close:
     """The nearest training images of every looked-at image, itself left out.
 
     Attributes:
@@ -177,14 +177,14 @@ class _Close:
     number: list[NDArray[np.int64]]
 
     @classmethod
-    def of(cls, train: Split, val: Split | None, k: int = 20) -> _Close:
+    def of(cls, train: Split, val: Split | None, k: int = 20) -> Close:
         similarities, numbers = [], []
         splits = [train] if val is None else [train, val]
         for split in splits:
             own = split is train
             similarity, number = (t.cpu().numpy() for t in nearest(train.features, split.unit, k + own))
             if own:
-                similarity, number = _without_self(similarity, number)
+                similarity, number = without_self(similarity, number)
             similarities.append(similarity)
             numbers.append(number)
         return cls(train, splits, similarities, numbers)
@@ -207,7 +207,7 @@ class _Close:
         return float(sum(right)) / sum(map(len, self.splits))
 
 
-def _without_self(
+def without_self(
     similarity: NDArray[np.float32], number: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Each row without its own number, or without its last where a twin of it pushed itself out."""
@@ -243,7 +243,7 @@ def _confusion(shown: Split, predicted: NDArray[np.int64], by: str, album: Album
     return Confusion(by, len(pairs), Counter(pairs), pictures)
 
 
-def _neighbours(train: Split, shown: Split, close: _Close, album: Album) -> list[Neighbours]:
+def _neighbours(train: Split, shown: Split, close: Close, album: Album) -> list[Neighbours]:
     """A dozen queries, of as many classes as there are."""
     place = close.splits.index(shown)
     order = permutation(len(shown), 0, Purpose.SAMPLE, 1)
@@ -266,7 +266,7 @@ def _neighbours(train: Split, shown: Split, close: _Close, album: Album) -> list
     ]
 
 
-def _untypical(close: _Close, album: Album) -> list[Odd]:
+def untypical_ones(close: Close, album: Album) -> list[Odd]:
     found = [
         (float(value), place, row)
         for place in range(len(close.splits))
@@ -278,7 +278,7 @@ def _untypical(close: _Close, album: Album) -> list[Odd]:
     ]
 
 
-def _suspicious(close: _Close, album: Album) -> list[Odd]:
+def suspicious_ones(close: Close, album: Album) -> list[Odd]:
     """Those whose neighbours agree most on another label than theirs."""
     names = [printable(name) for name in readable(close.train.store.classes)]
     found = []
