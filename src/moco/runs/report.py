@@ -10,7 +10,6 @@ from pathlib import Path
 
 from moco import __version__
 from moco.config_check import flat
-from moco.console import say
 from moco.data.catalog import DATASETS
 from moco.data.item import printable
 from moco.errors import UserError, in_a_line
@@ -160,9 +159,7 @@ def _looked(
     except UserError as error:
         if data is not None or checkpoint is not None:  # then this is what was asked for
             raise
-        why = f"There are no pictures here: {error}."
-        say(why)
-        return None, None, why
+        return None, None, f"There are no pictures here: {error}."
 
 
 def _from_evaluation(evaluation: Evaluation) -> Confusion:
