@@ -269,6 +269,17 @@ def test_every_word_stands_out_from_what_is_behind_it(chromium: Any, page: Path,
     assert (behind == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+def test_a_chart_keeps_its_room_when_the_window_changes(chromium: Any, page: Path) -> None:
+    opened = Opened(chromium, page)
+    opened.page.set_viewport_size({"width": 700, "height": 844})
+    opened.page.wait_for_timeout(600)
+    outside = """all => all.filter((one) => {
+      const [plot, drawn] = [one.getBoundingClientRect(), one.querySelector(".main-svg").getBoundingClientRect()];
+      return drawn.bottom > plot.bottom + 1 || drawn.right > plot.right + 1;
+    }).length"""
+    assert opened.page.locator(".plot").evaluate_all(outside) == 0
+
+
 def test_it_prints(chromium: Any, page: Path) -> None:
     opened = Opened(chromium, page)
     assert opened.page.pdf(format="A4")[:5] == b"%PDF-"

@@ -23,6 +23,7 @@
     const place = document.getElementById(id);
     if (!place || !figure) return null;
     if (touch) figure.layout.dragmode = false; // a finger scrolls the page
+    place.style.height = `${figure.layout.height}px`; // resizing forgets it
     Plotly.newPlot(place, figure.data, figure.layout, quiet);
     return place;
   };
