@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moco.errors import UserError
-from moco.files import atomic, locked, read_json, write_json, write_text
+from moco.files import atomic, is_locked, locked, read_json, write_json, write_text
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -188,3 +188,21 @@ def test_a_lock_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="can't lock"), locked(tmp_path / "file" / ".lock", "busy"):
         pass
+
+
+def test_looking_whether_a_lock_is_held_makes_none_and_never_refuses_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    assert not is_locked(path) and not path.exists()
+    with locked(path, "busy"):
+        assert is_locked(path)
+    assert path.exists() and not is_locked(path)
+    code = (
+        "import sys, time, pathlib; from moco.files import is_locked; path = pathlib.Path(sys.argv[1]);"
+        "print('looking', flush=True); end = time.time() + 3\nwhile time.time() < end: is_locked(path)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as looking:
+        assert looking.stdout is not None and looking.stdout.readline()
+        for _ in range(50):
+            with locked(path, "busy"):
+                pass
+        looking.kill()

@@ -22,11 +22,11 @@ MAY_IMPORT = {
     "train": BASE | {"data", "views", "model"},
     "evaluators": BASE | {"views", "model"},
     "exchange": BASE | {"model"},
-    "report": BASE,
+    "reporting": BASE,
     "timing": BASE | {"model"},
-    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "report"},
+    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "reporting"},
 }
-ABOVE = {"commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "report", "data", "views", "model"}
+ABOVE = {"commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "reporting", "data", "views", "model"}
 
 
 def imported(path: Path) -> set[str]:

@@ -4,12 +4,17 @@ from moco.console import listening as listening
 from moco.errors import UserError as UserError
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
+from moco.runs.cache import list_stores as list_stores
+from moco.runs.cache import prune_stores as prune_stores
 from moco.runs.evaluate import evaluate as evaluate
 from moco.runs.linear import linear as linear
+from moco.runs.listing import compare_runs as compare_runs
+from moco.runs.listing import list_runs as list_runs
 from moco.runs.pretrain import pretrain as pretrain
 from moco.runs.pretrain import resume as resume
 from moco.runs.preview import preview as preview
 from moco.runs.recipe import recipe as recipe
+from moco.runs.report import report as report
 from moco.runs.trained import Run as Run
 from moco.runs.trained import load_backbone as load_backbone
 from moco.runs.trained import open_run as open_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from moco import cgroups
 
 _PACKAGES = ("momentum-contrast", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "numba", "pillow")
+GIT_S = 10.0  # seconds that git may take
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
@@ -67,7 +69,23 @@ def describe() -> dict[str, Any]:
         "instruction_sets": [f for f in INSTRUCTION_SETS if f in flags],
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {p: _version(p) for p in _PACKAGES},
+        "commit": commit(),
     }
+
+
+def commit() -> str | None:
+    """The git commit of this program's source, with `-dirty` where files differ; None where it is no checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        asked = ["git", "-C", str(folder), *words]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=GIT_S).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # a package inside somebody else's repository is not it
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _version(package: str) -> str:

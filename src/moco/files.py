@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +13,8 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from moco.errors import UserError
+
+GLANCE_S = 0.1  # a lock is asked for so long before it counts as held: somebody may only be looking
 
 
 @contextlib.contextmanager
@@ -58,7 +61,7 @@ def locked(path: Path, busy: str, wait: Callable[[str], None] | None = None) -> 
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)  # a soft lock would outlive a kill -9
     try:
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=GLANCE_S, poll_interval=GLANCE_S / 10)
         except Timeout:
             if wait is None:
                 raise UserError(busy) from None
@@ -70,6 +73,34 @@ def locked(path: Path, busy: str, wait: Callable[[str], None] | None = None) -> 
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock file at `path`; a missing one nobody holds, and none is made.
+
+    It is looked at by taking it for a moment, which `locked` waits out. False too where it can't be opened.
+    """
+    if sys.platform == "win32":
+        if not path.is_file():
+            return False
+        try:
+            with FileLock(path, thread_local=False, fallback_to_soft=False).acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY)  # another user's run may be looked at too
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)  # lets go of it
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

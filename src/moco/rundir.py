@@ -15,18 +15,25 @@ import yaml
 
 from moco.config import Config, from_dict
 from moco.config_check import check
-from moco.errors import UserError, in_a_line
-from moco.files import locked, read_json, write_json, write_text
+from moco.errors import Interrupted, UserError, in_a_line
+from moco.files import is_locked, locked, read_json, write_json, write_text
 
 MARKER = ".moco-run.json"  # says that the folder is this program's, and which run it is
 # Everything that a run writes, by folder: nothing else is ever removed.
 _WRITTEN = {
     "checkpoints": ("step-*.pt", "epoch-*.pt", "last.pt", "best.pt", "*.pt.damaged", ".*.pt.*.tmp"),
     "linear": ("classifier.pt", "metrics.csv", "result.json"),
-    "plots": ("pretrain_loss.png", "pretrain_score.png", "linear_loss.png", "linear_score.png"),
+    "plots": tuple(
+        f"{name}.{kind}"
+        for name in ("pretrain_loss", "pretrain_score", "linear_loss", "linear_score")
+        for kind in ("png", "svg")
+    ),
     "tensorboard": ("events.out.tfevents.*",),
-    "": ("config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json"),
-}
+    "": (
+        "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json",
+        "failure.json", "report.html",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,23 @@ class RunDir:
         with locked(self.root / ".lock", busy):
             yield
 
+    def is_busy(self) -> bool:
+        """Whether a process is training in it at this moment."""
+        return is_locked(self.root / ".lock")
+
+    @contextlib.contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """What goes wrong in here is noted in `failure.json`, until the run is gone on with. Stopping is no failure."""
+        self.failure_file.unlink(missing_ok=True)
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            with contextlib.suppress(UserError):  # a full disk: it is `error` that is to be told
+                write_json(self.failure_file, {"reason": in_a_line(error)})
+            raise
+
     def is_ours(self) -> bool:
         """Whether this program made the folder: by its marker, or by the two files that runs before the marker have."""
         if (self.root / MARKER).is_file():
@@ -160,6 +184,14 @@ class RunDir:
     @property
     def baseline_file(self) -> Path:
         return self.root / "baseline.json"
+
+    @property
+    def failure_file(self) -> Path:
+        return self.root / "failure.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.root / "report.html"
 
     @property
     def checkpoints(self) -> Path:

@@ -163,7 +163,8 @@ def test_linear_evaluate_report(made: Made, capsys: pytest.CaptureFixture[str]) 
 
     assert moco("report", made.path) == 0
     said = capsys.readouterr().out
-    plots = ["linear_loss.png", "linear_score.png", "pretrain_loss.png", "pretrain_score.png"]
+    names = ("linear_loss", "linear_score", "pretrain_loss", "pretrain_score")
+    plots = [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
     assert sorted(path.name for path in made.run.plots.iterdir()) == plots and all(name in said for name in plots)
     assert {path.name: path.read_bytes() for path in made.run.checkpoints.iterdir()} == before
 
@@ -264,7 +265,9 @@ def test_report_says_what_is_missing(made: Made, capsys: pytest.CaptureFixture[s
     assert moco("report", made.path) == 0
     said = capsys.readouterr().out
     assert said.count("no linear classification yet") == 2 and f"next:  moco linear {made.path}" in said
-    assert sorted(path.name for path in made.run.plots.iterdir()) == ["pretrain_loss.png", "pretrain_score.png"]
+    assert sorted(path.name for path in made.run.plots.iterdir()) == [
+        f"pretrain_{name}.{kind}" for name in ("loss", "score") for kind in ("png", "svg")
+    ]
     made.run.metrics_file.write_text("epoch,loss\n")
     assert "no row yet" in fails(capsys, "report", made.path)
     made.run.metrics_file.unlink()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from tests.evaluators.conftest import labelled_features
 from torch import Tensor
 
 from moco.evaluators import knn
 from moco.evaluators.features import Features
-from moco.evaluators.knn import knn_predict, knn_top1
+from moco.evaluators.knn import knn_predict, knn_top1, nearest
 
 Floats = NDArray[np.float64]
 
@@ -82,3 +83,15 @@ def test_top1_is_the_share_that_is_right_with_every_query_counted() -> None:
     right = (predict(bank, labels, queries, 4) == truth).sum().item()
     assert knn_top1(labelled_features(bank, labels), labelled_features(queries, truth)) == pytest.approx(right / 37)
     assert knn_top1(labelled_features(bank, labels), labelled_features(bank, labels), k=1) == 1.0
+
+
+def test_the_nearest_are_named_by_their_number_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = F.normalize(torch.randn(50, 6), dim=1), F.normalize(torch.randn(9, 6), dim=1)
+    similarity, number = (queries @ bank.T).topk(4, dim=1)
+    for rows, entries in ((2**16, 2**25), (7, 40)):
+        monkeypatch.setattr("moco.evaluators.knn.BANK_ROWS", rows)
+        monkeypatch.setattr("moco.evaluators.knn.SIMILARITIES", entries)
+        found = nearest(Features.of(3 * bank), queries, 4)
+        torch.testing.assert_close(found[0], similarity)
+        assert (found[1] == number).all()
+    assert nearest(Features.of(bank), queries, 99)[1].shape == (9, 50)

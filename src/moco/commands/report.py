@@ -1,7 +1,8 @@
-"""`moco report`: the plots of a run, as PNG."""
+"""`moco report`: a page of one or several runs, and the plots."""
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from moco.commands.parsing import Parser
@@ -10,30 +11,39 @@ from moco.commands.parsing import Parser
 def parser() -> Parser:
     made = Parser(
         "report",
-        "The plots of a run: loss and score of the pre-training and of the linear classification.",
-        "moco report runs/a",
+        "One HTML page that needs no network: curves of all runs, and of the first what its backbone makes of the "
+        "images. The plots go to each run's plots/ as PNG and SVG.",
+        "moco report runs/a runs/b",
     )
-    made.add_argument("run", help="run directory of `moco pretrain`")
+    made.add_argument("runs", nargs="+", help="run directories of `moco pretrain`; the pictures are those of the first")
+    made.add_argument("--out", metavar="HTML", help="the page; default: report.html in the first run")
+    made.add_argument(
+        "--map",
+        default="auto",
+        metavar="HOW",
+        help="of the images: umap, tsne, pca (the quick one); default: the first that is installed",
+    )
+    made.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        help="last, best, or a kept epoch's number; default: the one that the classifier was trained on, else last",
+    )
+    made.add_argument("--data", metavar="DIR", help="look at these images instead of the run's own")
     return made
 
 
 def run(args: Any) -> None:
-    """Write what can be plotted to `plots/` and name it. Raises `UserError` for a run without metrics."""
-    from moco.errors import UserError
-    from moco.report.plots import write_plots
+    """Write page and plots and name them. Raises `UserError` for a run without metrics."""
     from moco.rundir import RunDir
 
-    place = RunDir.open(args.run)
-    if not place.metrics_file.is_file():
-        raise UserError(f"nothing to plot in {args.run}: no metrics.csv yet, has the first epoch ended?")
-    config = place.read_config()
-    model = config.model
-    about = f"{model.backbone}, {config.views.size} px, queue {model.queue_size:,}, T {model.temperature:g}"
-    title = f"{place.root.resolve().name}  ({about})"
-    written, missing = write_plots(title, place.metrics_file, place.linear / "metrics.csv", place.plots)
-    for path in written:
+    places = [RunDir.open(path) for path in args.runs]  # a wrong name is answered before torch is loaded
+    from moco.runs.report import report
+
+    made = report(args.runs, args.out, args.map, args.checkpoint, args.data)
+    for path in (made.page, *made.plots):
         print(path)
-    for sentence in missing:
+    for sentence in made.notes:
         print(sentence)
-    if not (place.linear / "metrics.csv").is_file():
-        print(f"next:  moco linear {args.run}")
+    for place, given in zip(places, args.runs):
+        if not (place.linear / "metrics.csv").is_file():
+            print(f"next:  {shlex.join(['moco', 'linear', given])}")

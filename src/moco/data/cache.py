@@ -110,6 +110,23 @@ def discard(folder: Path) -> None:
         _remove(folder)
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether this program made the store in `folder`: by its marker."""
+    return _mark(folder) is not None
+
+
+def touch(folder: Path) -> None:
+    """Note that a store is used now: by its marker's time. A cache that may only be read keeps the old one."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / MARKER)
+
+
+def used_s(folder: Path) -> float:
+    """When a store was last used, in seconds since 1970."""
+    marker = folder / MARKER
+    return (marker if marker.exists() else folder).stat().st_mtime
+
+
 def settle(partial: Path, folder: Path) -> None:
     """Give the whole store its name; what has that name, a damaged store, is removed if this program made it."""
     if folder.exists():

@@ -48,6 +48,8 @@ class KnownDataset:
         archives: by the word typed after `--size`, the default first; empty for a built-in data set.
         class_names: folder name to readable name, in label order; empty where the folder names are readable.
         cifar_binary: the archive holds CIFAR's binary records, to be turned into pictures.
+        published: validation top-1 of a published run's last epoch, by column of `metrics.csv` or `linear`: what a
+            report compares with. Its source stands in the recipe's header.
     """
 
     name: str
@@ -55,6 +57,7 @@ class KnownDataset:
     archives: Mapping[str, Archive] = field(default_factory=lambda: MappingProxyType({}))
     class_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cifar_binary: bool = False
+    published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def built_in(self) -> bool:
@@ -136,6 +139,7 @@ _ENTRIES = (
         recipe="imagenette",
         archives=MappingProxyType(_IMAGENETTE),
         class_names=IMAGENETTE_CLASS_NAMES,
+        published=MappingProxyType({"logistic_val_top1": 0.9157, "linear": 0.9252}),  # docs/seed.md
     ),
     KnownDataset(
         "cifar10",

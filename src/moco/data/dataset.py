@@ -80,6 +80,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     folder = cache_folder(config)
     finder = _Finder(folder, source)
     pixels = finder.find() or _packed(finder)
+    cache.touch(pixels.folder.parent)
     check_skipped(pixels.skipped, len(pixels), config.max_bad, len(pixels))
     say(_count_line(pixels))
     number = {id(item): n for n, item in enumerate(source.items)}

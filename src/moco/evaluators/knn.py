@@ -26,7 +26,9 @@ def knn_predict(
     for _, block in queries.blocks(rows=QUERY_ROWS):
         wanted = F.normalize(block if centre is None else block - centre, dim=1)
         chunk = max(1, SIMILARITIES // len(bank.classes))
-        for similarity, label in zip(*(part.split(chunk) for part in _nearest(bank, wanted, k, centre))):
+        similarities, numbers = nearest(bank.features, wanted, k, centre)
+        labels = bank.labels[numbers.to(bank.labels.device)]
+        for similarity, label in zip(similarities.split(chunk), labels.split(chunk)):
             votes = similarity.new_zeros(len(similarity), len(bank.classes))
             votes.scatter_add_(1, label, ((similarity - similarity[:, :1]) / temperature).exp())
             predicted.append(votes.argmax(1))
@@ -45,28 +47,30 @@ def knn_top1(
     return int((predicted == queries.labels).sum()) / len(queries)
 
 
-def _nearest(bank: LabelledFeatures, wanted: Tensor, k: int, centre: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(similarity, label) of the k rows of the bank most similar to each unit row of `wanted` (M, F), best first.
+@torch.no_grad()
+def nearest(bank: Features, wanted: Tensor, k: int, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k rows of the bank most like each of `wanted`, best first: (cosine similarity, number int64), both (M, k).
 
+    `wanted` (M, F) has unit rows; `centre` (F,), if any, was subtracted before they were made so. k above N is N.
     The bank is gone through once, a block at a time; what is held is the k best so far.
     """
     best: tuple[Tensor, Tensor] | None = None
-    for first, block in bank.features.blocks(rows=BANK_ROWS):
+    for first, block in bank.blocks(rows=BANK_ROWS):
         rows = F.normalize(block if centre is None else block - centre, dim=1)
-        found = _nearest_in(rows, bank.labels[first : first + len(rows)], wanted, k)
+        found = _nearest_in(rows, first, wanted, k)
         if best is not None:
-            similarity, label = (torch.cat(pair, 1) for pair in zip(best, found))
+            similarity, number = (torch.cat(pair, 1) for pair in zip(best, found))
             similarity, place = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            found = similarity, label.gather(1, place)
+            found = similarity, number.gather(1, place)
         best = found
     assert best is not None, "an empty bank has no neighbours"
     return best
 
 
-def _nearest_in(rows: Tensor, labels: Tensor, wanted: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _nearest_in(rows: Tensor, first: int, wanted: Tensor, k: int) -> tuple[Tensor, Tensor]:
     similarities, found = [], []
     for chunk in wanted.split(max(1, SIMILARITIES // len(rows))):
-        similarity, nearest = (chunk @ rows.T).topk(min(k, len(rows)), dim=1)
+        similarity, number = (chunk @ rows.T).topk(min(k, len(rows)), dim=1)
         similarities.append(similarity)
-        found.append(labels[nearest])
+        found.append(first + number)
     return torch.cat(similarities), torch.cat(found)

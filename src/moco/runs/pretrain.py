@@ -76,8 +76,9 @@ def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = Fals
     with RunDir.created(out, overwrite) as run:
         loop = prepared.loop(run)
         run.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
-        _measure_baseline(loop, run)
-        loop.train()
+        with run.noting_failure():
+            _measure_baseline(loop, run)
+            loop.train()
     _conclude(loop, prepared)
     return open_run(out)
 
@@ -113,7 +114,8 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
             done = loop.training.progress
             say(f"resuming at step {done.step} (epoch {loop.training.epoch + 1})")
         folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
-        loop.train()
+        with folder.noting_failure():
+            loop.train()
     _conclude(loop, prepared)
     return open_run(run)
 

@@ -19,7 +19,8 @@ from moco.files import atomic
 from moco.randomness import Purpose, permutation
 from moco.runs.trained import pixel_source
 from moco.views.make import evaluation_view, random_view
-from moco.views.pipelines import Pipeline, pipeline, scaling
+from moco.views.pipelines import Scaling, pipeline, scaling
+from moco.views.source import Source
 
 PAIRS = 3  # pairs of views beside each image
 GAP = 4  # px
@@ -37,15 +38,20 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
     if rows < 1:
         raise UserError(f"--rows is {rows}, give 1 or more")
     data = open_dataset(config.data, config.store, config.short_side)
-    source, spec = pixel_source(data.train, torch.device("cpu")), pipeline(config.views)
-    images = np.sort(permutation(len(source), config.seed, Purpose.PREVIEW)[:rows])
-    columns = [evaluation_view(source, images, config.views.size, scaling(config.views))]
-    for epoch in range(PAIRS):
-        columns += [random_view(source, images, spec, config.seed, epoch, view) for view in (0, 1)]
-    sheet = _sheet([_to_bytes(views, spec) for views in columns])
+    sheet = _sheet(drawn_views(config, pixel_source(data.train, torch.device("cpu")), rows))
     with atomic(path) as file:
         Image.fromarray(sheet).save(file, format="PNG")
     return path
+
+
+def drawn_views(config: Config, source: Source, rows: int, pairs: int = PAIRS) -> list[NDArray[np.uint8]]:
+    """Of each of `rows` images the evaluation view, then `pairs` pairs of views: as many uint8 (rows, S, S, 3)."""
+    spec = pipeline(config.views)
+    images = np.sort(permutation(len(source), config.seed, Purpose.PREVIEW)[:rows])
+    columns = [evaluation_view(source, images, config.views.size, scaling(config.views))]
+    for epoch in range(pairs):
+        columns += [random_view(source, images, spec, config.seed, epoch, view) for view in (0, 1)]
+    return [to_bytes(views, Scaling(spec.mean, spec.std)) for views in columns]
 
 
 def _sheet(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -59,7 +65,7 @@ def _sheet(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return sheet
 
 
-def _to_bytes(views: Tensor, spec: Pipeline) -> NDArray[np.uint8]:
+def to_bytes(views: Tensor, spec: Scaling) -> NDArray[np.uint8]:
     """Normalised float32 (N, 3, S, S) back to uint8 (N, S, S, 3)."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     return ((views.cpu() * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

@@ -11,8 +11,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from moco.errors import UserError
-from moco.report.curves import spread_apart
-from moco.report.plots import Table, linear_loss, linear_score, pretrain_loss, pretrain_score, read_table, write_plots
+from moco.reporting.curves import spread_apart
+from moco.reporting.plots import (
+    Table,
+    linear_loss,
+    linear_score,
+    pretrain_loss,
+    pretrain_score,
+    read_table,
+    write_plots,
+)
 
 GUESSING = math.log(4097)
 
@@ -48,12 +56,14 @@ def lines(figure: Figure) -> list[list[list[float]]]:
     return [line.get_xydata().tolist() for line in drawn]  # type: ignore[union-attr]
 
 
-def test_all_four_are_written_as_png(metrics: Path, linear: Path, tmp_path: Path) -> None:
+def test_all_four_are_written_as_png_and_svg(metrics: Path, linear: Path, tmp_path: Path) -> None:
     written, missing = write_plots("run a", metrics, linear, tmp_path / "plots")
-    names = ["pretrain_loss.png", "pretrain_score.png", "linear_loss.png", "linear_score.png"]
+    plots = ("pretrain_loss", "pretrain_score", "linear_loss", "linear_score")
+    names = [f"{plot}.{kind}" for plot in plots for kind in ("png", "svg")]
     assert [path.name for path in written] == names and missing == []
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == sorted(names)
-    for path in written:
+    assert all(path.read_text().lstrip().startswith("<?xml") for path in written[1::2])
+    for path in written[::2]:
         with Image.open(path) as image:
             assert image.format == "PNG" and image.width >= 1000
             assert len(image.convert("L").getcolors() or []) > 20
@@ -94,13 +104,13 @@ def test_without_labels_or_linear_it_says_so(tmp_path: Path, metrics: Path) -> N
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "linear_loss.png").write_bytes(b"of an earlier report")
     written, missing = write_plots("a $b$ run", metrics, tmp_path / "none.csv", tmp_path / "plots")
-    assert [path.name for path in written] == ["pretrain_loss.png"]
+    assert [path.name for path in written] == ["pretrain_loss.png", "pretrain_loss.svg"]
     assert [sentence.split()[0] for sentence in missing] == [
         "pretrain_score.png",
         "linear_loss.png",
         "linear_score.png",
     ]
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["pretrain_loss.png"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["pretrain_loss.png", "pretrain_loss.svg"]
 
 
 @pytest.mark.parametrize(

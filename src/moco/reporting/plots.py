@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from moco.errors import UserError
 from moco.files import atomic
-from moco.report.curves import BLUE, GREEN, ORANGE, Curve, Level, draw_curves
+from moco.reporting.curves import BLUE, GREEN, ORANGE, Curve, Level, draw_curves
 
 DPI = 150
+KINDS = ("png", "svg")
 Table = dict[str, list[tuple[float, float]]]  # column -> (epoch, value) where it was measured
 SCORE_LABEL = "top-1 accuracy (%)"
 
@@ -38,15 +39,16 @@ def write_plots(run_title: str, metrics: Path, linear_metrics: Path, folder: Pat
     }
     written, missing = [], []
     for name, (make, source, why_not) in plots.items():
-        path = folder / f"{name}.png"
         figure = make(run_title, source)
         if figure is None:
-            path.unlink(missing_ok=True)  # of an earlier report
+            for kind in KINDS:
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)  # of an earlier report
             missing.append(f"{name}.png left out: {why_not}")
             continue
-        with atomic(path) as file:
-            figure.savefig(file, format="png", dpi=DPI)
-        written.append(path)
+        for kind in KINDS:
+            with atomic(folder / f"{name}.{kind}") as file:
+                figure.savefig(file, format=kind, dpi=DPI)
+            written.append(folder / f"{name}.{kind}")
     return written, missing
 
 

@@ -1,0 +1,147 @@
+"""The packed stores of a cache: what each was made of, how large it is, when it was last used; and removing some."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moco.data import cache
+from moco.errors import UserError, in_a_line
+from moco.files import locked
+
+_STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in the name: an earlier format
+_SOURCE = re.compile(r"[0-9a-f]{20}\.source")
+# Everything that a store is made of, by folder: nothing else is ever removed.
+_WRITTEN = {
+    "images": re.compile(r"(pixels|offsets|sizes|contents|labels)\.npy|manifest\.json"),
+    "splits": re.compile(r"[0-9a-f]{20}\.(npy|json)"),
+    "train": re.compile(r"(pixels|offsets|sizes|labels|contents)\.npy|manifest\.json"),  # an earlier format
+    "val": re.compile(r"(pixels|offsets|sizes|labels|contents)\.npy|manifest\.json"),
+}
+
+
+@dataclass(frozen=True)
+class PackedStore:
+    """One store.
+
+    Attributes:
+        path: its folder.
+        sources: what people called the data that it was made of, or found the same.
+        images: how many files, None for one that can't be read.
+        disk_bytes: what it takes.
+        used_s: when a run last opened it, seconds since 1970.
+        ours: whether this program's marker is in it: only then is it ever removed.
+    """
+
+    path: str
+    sources: list[str]
+    images: int | None
+    disk_bytes: int
+    used_s: float
+    ours: bool
+
+    @property
+    def unused_days(self) -> float:
+        """Days since it was last used."""
+        return max(0.0, (time.time() - self.used_s) / cache.DAY_S)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as `moco cache --json` prints them."""
+        return {**asdict(self), "unused_days": round(self.unused_days, 2)}
+
+
+def stores_in(folder: Path) -> list[PackedStore]:
+    """The stores in a cache, the one that was used last first; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    sources = _sources(folder)
+    found = [
+        _store(path, [source for source, name in sources if name == path.name])
+        for path in folder.iterdir()
+        if _STORE.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
+    return sorted(found, key=lambda store: (-store.used_s, store.path))
+
+
+def remove(store: PackedStore) -> str:
+    """Remove a store of ours, file by file, and the records that point at it: a line on what was done.
+
+    Files in it that aren't ours stay. Raises `UserError` where it isn't ours, is being packed, or can't be removed.
+    """
+    path = Path(store.path)
+    form = _STORE.fullmatch(path.name)
+    if form is None or not cache.is_ours(path):
+        raise UserError(f"{path} has no marker of moco's: it is left alone")
+    with locked(path.parent / f"{form[1]}.lock", f"{path} is left alone: a run is packing the same data"):
+        try:
+            foreign = [*_remove_files(path)]
+            if not foreign:
+                (path / cache.MARKER).unlink()  # last: a kill in between must not leave a folder without it
+                path.rmdir()
+            for record, name in _records(path.parent):
+                if name == path.name:
+                    record.unlink()
+        except OSError as error:
+            raise UserError(f"can't remove {path}: {in_a_line(error)}") from error
+    return f"{path}: all but {len(foreign)} files that aren't moco's ({foreign[0]})" if foreign else str(path)
+
+
+def _remove_files(path: Path) -> Iterator[str]:
+    """Remove the files that a store has; yields those that it hasn't."""
+    for inside in sorted(path.iterdir()):
+        if inside.name == cache.MARKER:
+            continue
+        form = _WRITTEN.get(inside.name)
+        if form is None or inside.is_symlink() or not inside.is_dir():
+            yield inside.name
+            continue
+        left = [entry for entry in inside.iterdir() if not _gone(entry, form)]
+        yield from (f"{inside.name}/{entry.name}" for entry in left)
+        if not left:
+            inside.rmdir()
+
+
+def _gone(entry: Path, form: re.Pattern[str]) -> bool:
+    """Whether it was a file of the store, which is removed then."""
+    temporary = entry.name.startswith(".") and entry.name.endswith(".tmp")
+    if entry.is_dir() or not (form.fullmatch(entry.name) or temporary):
+        return False
+    entry.unlink()
+    return True
+
+
+def _store(path: Path, sources: Sequence[str]) -> PackedStore:
+    try:
+        images = len(json.loads((path / "images" / "manifest.json").read_bytes())["names"])
+    except (OSError, ValueError, LookupError, TypeError):  # of an earlier format, or damaged: shown without
+        images = None
+    files = [entry for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()]
+    size = sum(entry.stat().st_size for entry in files)
+    return PackedStore(str(path), sorted(set(sources)), images, size, cache.used_s(path), cache.is_ours(path))
+
+
+def _sources(folder: Path) -> list[tuple[str, str]]:
+    """(what people called it, its store) of each place that was packed."""
+    named = []
+    for path, store in _records(folder):
+        try:
+            named.append((str(json.loads(path.read_bytes())["data"]), store))
+        except (OSError, ValueError, LookupError, TypeError):  # removed meanwhile
+            continue
+    return named
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(file, name of the store) of each record of a packed place that can be read."""
+    for path in sorted(folder.glob("*.source")):
+        if not _SOURCE.fullmatch(path.name):
+            continue
+        try:
+            yield path, str(json.loads(path.read_bytes())["store"])
+        except (OSError, ValueError, LookupError, TypeError):  # not a record: nobody's to touch
+            continue

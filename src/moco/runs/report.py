@@ -1,0 +1,183 @@
+"""The report of one or several runs: a page that holds everything it shows, and the plots as files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moco import __version__
+from moco.config_check import flat
+from moco.data.catalog import DATASETS
+from moco.data.item import printable
+from moco.errors import UserError, in_a_line
+from moco.evaluators.health import diagnose
+from moco.files import read_json, write_text
+from moco.reporting.contents import Confusion, Contents, Looked, RunFacts
+from moco.reporting.embedding_map import METHODS, Method, umap_is_there
+from moco.reporting.page import GENERATOR, render
+from moco.reporting.plots import write_plots
+from moco.results import Evaluation, LinearResult
+from moco.rundir import RunDir
+from moco.runs.listing import state_of
+from moco.runs.report_pictures import look
+from moco.runs.trained import open_run
+from moco.tables import Row, read_csv
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `report` wrote.
+
+    Attributes:
+        page: the HTML file.
+        plots: the plots as files.
+        notes: a sentence for each thing that was left out.
+    """
+
+    page: Path
+    plots: list[Path]
+    notes: list[str]
+
+
+def report(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    map: Method = "auto",
+    checkpoint: str | None = None,
+    data: str | None = None,
+) -> Report:
+    """Write the page and the plots of `runs`. The pictures are those of the first.
+
+    Args:
+        runs: a run's path or a run, or several.
+        out: the page; default `report.html` in the first run. Only a page of this program is replaced.
+        map: how the map is laid out: `umap`, `tsne`, `pca`, or `auto` (UMAP where it is installed, else t-SNE).
+        checkpoint: whose features; default the one that the linear classifier was trained on, else `last`.
+        data: images to look at instead of those that the run was trained on.
+
+    Raises:
+        UserError: no such run or no epoch yet, an `out` that is somebody else's file, a map that can't be made.
+    """
+    paths = [runs] if isinstance(runs, str | os.PathLike) else [*runs]
+    folders = [RunDir.open(path) for path in paths]
+    page = folders[0].report_file if out is None else Path(out)
+    _check_options(page, paths, map)
+    facts = [_facts(folder, paths[n]) for n, folder in enumerate(folders)]
+    plots, notes = [], []
+    for folder in folders:
+        written, missing = _plots(folder)
+        plots += written
+        notes += [f"{os.fspath(folder.root)}: {sentence}" if len(folders) > 1 else sentence for sentence in missing]
+    looked, confusion, why_not = _looked(paths[0], checkpoint, data, map)
+    if looked is None and facts[0].evaluation is not None:
+        confusion = _from_evaluation(facts[0].evaluation)
+    classes = _classes(looked, facts[0])
+    contents = Contents(
+        runs=facts,
+        looked=looked,
+        no_pictures=why_not,
+        confusion=confusion,
+        classes=classes,
+        published=_published(facts[0]),
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        version=__version__,
+    )
+    write_text(page, render(contents))
+    return Report(page, plots, [*filter(None, [why_not]), *notes])
+
+
+def _check_options(page: Path, paths: Sequence[str | os.PathLike[str]], method: str) -> None:
+    """Raises `UserError` before anything is computed."""
+    if not paths:
+        raise UserError("no run to report on: give at least one run directory")
+    if method not in METHODS:
+        raise UserError(f"--map is {method!r}, give {', '.join(METHODS)}")
+    if method == "umap" and not umap_is_there():
+        raise UserError("--map umap needs the package umap-learn: install it, or take --map tsne")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {page}: give a name that ends in .html")
+    try:
+        if page.is_dir() or (page.exists() and f'name="generator" content="{GENERATOR}' not in _head(page)):
+            raise UserError(f"{page} is not a page that moco wrote: give another --out")
+    except OSError as error:
+        raise UserError(f"can't look at {page}: {in_a_line(error)}") from error
+
+
+def _head(page: Path) -> str:
+    with page.open("rb") as file:
+        return file.read(4096).decode("utf-8", "replace")
+
+
+def _plots(folder: RunDir) -> tuple[list[Path], list[str]]:
+    config = folder.read_config()
+    model = config.model
+    about = f"{model.backbone}, {config.views.size} px, queue {model.queue_size:,}, T {model.temperature:g}"
+    title = f"{folder.root.resolve().name}  ({about})"
+    return write_plots(title, folder.metrics_file, folder.linear / "metrics.csv", folder.plots)
+
+
+def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
+    """One run in figures. Raises `UserError` for one without an ended epoch, or that can't be read."""
+    if not folder.metrics_file.is_file():
+        raise UserError(f"nothing to plot in {os.fspath(given)}: no metrics.csv yet, has the first epoch ended?")
+    run = open_run(given)
+    rows = read_csv(folder.metrics_file)
+    if not rows:
+        raise UserError(f"nothing to plot: {folder.metrics_file} has no row yet")
+    linear, table = folder.linear / "result.json", folder.linear / "metrics.csv"
+    return RunFacts(
+        name=printable(folder.root.resolve().name),
+        path=os.fspath(given),
+        config=flat(run.config),
+        rows=rows,
+        environment=read_json(folder.environment_file, "environment") if folder.environment_file.is_file() else {},
+        state=state_of(folder, run.config, rows)[0],
+        warnings=_warnings(rows, run.config.model.queue_size),
+        linear_rows=read_csv(table) if table.is_file() else [],
+        linear=LinearResult.load(linear) if linear.is_file() else None,
+        evaluation=Evaluation.load(folder.evaluation_file) if folder.evaluation_file.is_file() else None,
+        baseline=read_json(folder.baseline_file, "baseline") if folder.baseline_file.is_file() else {},
+    )
+
+
+def _warnings(rows: list[Row], queue_size: int | None) -> list[tuple[int, str]]:
+    if queue_size is None:
+        return []
+    said = [(int(row["epoch"] or 0), diagnose(row, queue_size)) for row in rows]
+    return [(epoch, sentence) for epoch, sentence in said if sentence is not None]
+
+
+def _looked(
+    run: str | os.PathLike[str], checkpoint: str | None, data: str | None, method: Method
+) -> tuple[Looked | None, Confusion | None, str]:
+    """(pictures, confusion, why there are none): without its data or checkpoint a run still has its figures."""
+    try:
+        return *look(run, checkpoint, data, method), ""
+    except UserError as error:
+        if data is not None or checkpoint is not None:  # then this is what was asked for
+            raise
+        return None, None, f"There are no pictures here: {error}."
+
+
+def _from_evaluation(evaluation: Evaluation) -> Confusion:
+    counts = {(true, predicted): count for true, predicted, count in evaluation.val.confusion}
+    return Confusion(f"linear classification ({evaluation.protocol})", evaluation.val.images, counts)
+
+
+def _classes(looked: Looked | None, first: RunFacts) -> list[str]:
+    if looked is not None:
+        return looked.classes
+    found = first.evaluation.class_names if first.evaluation else []
+    return [printable(name) for name in found]
+
+
+def _published(first: RunFacts) -> dict[str, float]:
+    """What is known of a published run on the same classes."""
+    classes = first.linear.classes if first.linear else []
+    for entry in DATASETS.values():
+        if entry.published and sorted(entry.class_names) == sorted(classes):
+            return dict(entry.published)
+    return {}

@@ -1,0 +1,328 @@
+"""What a run's frozen backbone makes of its images: map, neighbours, mistakes, odd ones; and what it learned from."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moco.data.item import printable
+from moco.data.store import Store
+from moco.evaluators.classifier import Classifier
+from moco.evaluators.features import Features, LabelledFeatures
+from moco.evaluators.frozen import Frozen
+from moco.evaluators.knn import knn_predict, nearest
+from moco.evaluators.proof import fingerprint
+from moco.evaluators.sample import sample
+from moco.randomness import Purpose, permutation
+from moco.reporting.contents import Confusion, Looked, Neighbours, Odd, Picture, Views
+from moco.reporting.embedding_map import NAMES, Method, laid_out
+from moco.reporting.thumbnails import thumbnails, whole
+from moco.rundir import RunDir
+from moco.runs.evaluate import readable
+from moco.runs.linear import CLASSIFIER
+from moco.runs.preview import drawn_views
+from moco.runs.trained import TrainedRun, open_trained, pixel_source
+from moco.threads import Threads
+from moco.views.pipelines import scaling
+
+MOST_IMAGES = 20_000  # of a split that are looked at; always the same
+MOST_DOTS = 4_000  # of them on the map
+BUDGET_BYTES = 7_000_000  # of all thumbnails together, as base64
+QUERIES, SHOWN_NEIGHBOURS = 12, 8
+CLOSE = 10  # neighbours whose mean similarity says how typical an image is
+ODD_ONES = 24
+VIEW_ROWS, VIEW_PAIRS, VIEW_PX = 6, 3, 128
+MOSTLY = 0.5  # share of the neighbours that must agree on another label
+
+
+@dataclass(frozen=True)
+class Split:
+    """The looked-at images of a split: `numbers` int64 (N,) in the store, features of the same N."""
+
+    name: str
+    store: Store
+    numbers: NDArray[np.int64]
+    features: Features
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 (N,), -1 without labels."""
+        return self.store.labels[self.numbers]
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """Features of length one, float32 (N, F), on their device."""
+        return torch.cat([F.normalize(block, dim=1) for _, block in self.features.blocks()])
+
+    def labelled(self) -> LabelledFeatures:
+        """As evaluators take them."""
+        return LabelledFeatures(
+            self.features, torch.from_numpy(self.labels).to(self.features.device), self.store.classes
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+@dataclass
+class Album:
+    """The pictures that the page shows, each once: `number` gives the place of one, which is made room for."""
+
+    places: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def number(self, split: Split, row: int) -> int:
+        """The picture number of image `row` of `split`."""
+        return self.places.setdefault((split.name, row), len(self.places))
+
+
+def look(
+    run: str | os.PathLike[str], checkpoint: str | None, data: str | None, method: Method
+) -> tuple[Looked, Confusion | None]:
+    """Everything that the page shows in pictures, and the confusion where there are labels.
+
+    Raises `UserError` where the checkpoint or the data can't be opened.
+    """
+    file = RunDir.open(run).linear / CLASSIFIER
+    classifier = Classifier.load(file) if file.is_file() else None
+    which = checkpoint or (classifier.about["checkpoint"] if classifier else "last")
+    trained = open_trained(run, which, data)
+    stores, look_at = trained.data, _looker(trained)
+    with ThreadPoolExecutor(1, "map") as aside:  # t-SNE keeps one core busy: the training images' features the others
+        val = None if stores.val is None else look_at("val", stores.val)
+        train = None if val is not None else look_at("train", stores.train)
+        shown = val or train
+        assert shown is not None
+        rows = np.searchsorted(shown.numbers, sample(len(shown.store), MOST_DOTS))
+        layout = aside.submit(laid_out, shown.unit[torch.from_numpy(rows).to(shown.unit.device)].cpu().numpy(), method)
+        train = train or look_at("train", stores.train)
+        close = Close.of(train, val)
+        places, used = layout.result()
+    album, limits = Album(), _limits(train, val, len(rows))
+    dots = [(album.number(shown, row), float(x), float(y)) for row, (x, y) in zip(rows.tolist(), places)]
+    labelled = bool(train.store.classes)
+    predicted, by = _predicted(trained, train, shown, classifier) if labelled and shown is not train else (None, "")
+    confusion = None if predicted is None else _confusion(shown, predicted, by, album)
+    neighbours = _neighbours(train, shown, close, album)
+    untypical, suspicious = untypical_ones(close, album), suspicious_ones(close, album) if labelled else []
+    pictures = _pictures(album, {s.name: s for s in (train, shown)}, predicted, shown, trained)
+    right = close.right_share() if labelled else None
+    looked = Looked(
+        classes=[printable(name) for name in readable(train.store.classes)],
+        pictures=pictures,
+        dots=dots,
+        map_by=NAMES[used],
+        map_split=shown.name,
+        train_images=len(train.store),
+        val_images=len(val.store) if val else 0,
+        neighbours=neighbours,
+        untypical=untypical,
+        suspicious=suspicious,
+        knn_top1=right,
+        views=_views(trained),
+        limits=limits,
+    )
+    return looked, confusion
+
+
+def _looker(trained: TrainedRun) -> Callable[[str, Store], Split]:
+    """A function of (name, store) that looks at a split."""
+    config, device = trained.config, trained.runtime.device
+    frozen = Frozen(trained.backbone, config.views.size, trained.runtime, scaling(config.views))
+
+    def split(name: str, store: Store) -> Split:
+        numbers = sample(len(store), MOST_IMAGES)
+        return Split(
+            name,
+            store,
+            numbers,
+            frozen.features(pixel_source(store, device), images=numbers, title=f"features, {name}"),
+        )
+
+    return split
+
+
+def _limits(train: Split, val: Split | None, dots: int) -> list[str]:
+    said = [
+        f"Of {len(split.store):,} images of {split.name} {len(split):,} were looked at, always the same."
+        for split in (train, val)
+        if split is not None and len(split) < len(split.store)
+    ]
+    shown = (val or train).store
+    return said if dots == len(shown) else [*said, f"The map shows {dots:,} of {len(shown):,} images, always the same."]
+
+
+@dataclass(frozen=True)
+class Close:
+    """The nearest training images of every looked-at image, itself left out.
+
+    Attributes:
+        train: the bank.
+        splits: the images asked about.
+        similarity, number: (N, k) of each split, best first; `number` is a row of `train`.
+    """
+
+    train: Split
+    splits: list[Split]
+    similarity: list[NDArray[np.float32]]
+    number: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, train: Split, val: Split | None, k: int = 20) -> Close:
+        similarities, numbers = [], []
+        splits = [train] if val is None else [train, val]
+        for split in splits:
+            own = split is train
+            similarity, number = (t.cpu().numpy() for t in nearest(train.features, split.unit, k + own))
+            if own:
+                similarity, number = without_self(similarity, number)
+            similarities.append(similarity)
+            numbers.append(number)
+        return cls(train, splits, similarities, numbers)
+
+    def typical(self, place: int) -> NDArray[np.float32]:
+        """float32 (N,): mean similarity of the `CLOSE` nearest."""
+        similarity = self.similarity[place]
+        return similarity[:, :CLOSE].mean(1) if similarity.shape[1] else np.ones(len(similarity), np.float32)
+
+    def votes(self, place: int) -> NDArray[np.float64]:
+        """float64 (N, C): the share of the neighbours with each label."""
+        labels = self.train.labels[self.number[place]]
+        counts = np.zeros((len(labels), len(self.train.store.classes)))
+        np.add.at(counts, (np.arange(len(labels))[:, None], labels), 1 / max(labels.shape[1], 1))
+        return counts
+
+    def right_share(self) -> float:
+        """The share of all looked-at images whose commonest neighbour label is their own."""
+        right = [(self.votes(n).argmax(1) == split.labels).sum() for n, split in enumerate(self.splits)]
+        return float(sum(right)) / sum(map(len, self.splits))
+
+
+def without_self(
+    similarity: NDArray[np.float32], number: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Each row without its own number, or without its last where a twin of it pushed itself out."""
+    other = number != np.arange(len(number))[:, None]
+    order = np.argsort(~other, axis=1, kind="stable")[:, : number.shape[1] - 1]
+    return np.take_along_axis(similarity, order, 1), np.take_along_axis(number, order, 1)
+
+
+def _predicted(
+    trained: TrainedRun, train: Split, shown: Split, classifier: Classifier | None
+) -> tuple[NDArray[np.int64], str]:
+    """(int64 (N,), whose): the linear classifier's classes if it belongs to this backbone and data, else kNN's."""
+    fits = (
+        classifier is not None
+        and classifier.classes == train.store.classes
+        and classifier.about["backbone_sha256"] == fingerprint(trained.backbone)
+    )
+    if classifier is not None and fits:
+        there = classifier.to(shown.features.device)
+        found = torch.cat([there.logits(block).argmax(1) for _, block in shown.features.blocks()])
+        return found.cpu().numpy(), f"linear classification ({classifier.about['protocol']})"
+    options = trained.config.monitor
+    found = knn_predict(train.labelled(), shown.features, options.knn_k, options.knn_temperature)
+    return found.cpu().numpy(), f"kNN, k = {options.knn_k}"
+
+
+def _confusion(shown: Split, predicted: NDArray[np.int64], by: str, album: Album) -> Confusion:
+    pairs = [*zip(shown.labels.tolist(), predicted.tolist())]
+    pictures: dict[tuple[int, int], list[int]] = {}
+    for row, pair in enumerate(pairs):
+        if (shown.name, row) in album.places:
+            pictures.setdefault(pair, []).append(album.number(shown, row))
+    return Confusion(by, len(pairs), Counter(pairs), pictures)
+
+
+def _neighbours(train: Split, shown: Split, close: Close, album: Album) -> list[Neighbours]:
+    """A dozen queries, of as many classes as there are."""
+    place = close.splits.index(shown)
+    order = permutation(len(shown), 0, Purpose.SAMPLE, 1)
+    seen: Counter[int] = Counter()
+    turn = []  # how many of its class came before each
+    for row in order.tolist():
+        label = int(shown.labels[row])
+        turn.append(seen[label])
+        seen[label] += 1
+    chosen = order[np.argsort(turn, kind="stable")][:QUERIES]
+    return [
+        Neighbours(
+            album.number(shown, row),
+            [
+                (album.number(train, int(number)), float(similarity))
+                for similarity, number in zip(close.similarity[place][row], close.number[place][row])
+            ][:SHOWN_NEIGHBOURS],
+        )
+        for row in sorted(chosen.tolist(), key=lambda row: int(shown.labels[row]))
+    ]
+
+
+def untypical_ones(close: Close, album: Album) -> list[Odd]:
+    found = [
+        (float(value), place, row)
+        for place in range(len(close.splits))
+        for row, value in enumerate(close.typical(place))
+    ]
+    return [
+        Odd(album.number(close.splits[place], row), f"similarity {value:.2f}")
+        for value, place, row in sorted(found)[:ODD_ONES]
+    ]
+
+
+def suspicious_ones(close: Close, album: Album) -> list[Odd]:
+    """Those whose neighbours agree most on another label than theirs."""
+    names = [printable(name) for name in readable(close.train.store.classes)]
+    found = []
+    for place, split in enumerate(close.splits):
+        votes = close.votes(place)
+        own = votes[np.arange(len(votes)), split.labels]
+        other = votes.argmax(1)
+        share = votes[np.arange(len(votes)), other]
+        for row in np.flatnonzero((other != split.labels) & (share >= MOSTLY)).tolist():
+            found.append((float(own[row] - share[row]), place, row, int(other[row]), float(share[row])))
+    return [
+        Odd(
+            album.number(close.splits[place], row),
+            f"labelled {names[int(close.splits[place].labels[row])]}; {share:.0%} of its neighbours: {names[other]}",
+        )
+        for _, place, row, other, share in sorted(found)[:ODD_ONES]
+    ]
+
+
+def _pictures(
+    album: Album, splits: dict[str, Split], predicted: NDArray[np.int64] | None, shown: Split, trained: TrainedRun
+) -> list[Picture]:
+    wanted: Sequence[tuple[str, int]] = [*album.places]
+
+    def pixels(place: int) -> NDArray[np.uint8]:
+        name, row = wanted[place]
+        return splits[name].store.image(int(splits[name].numbers[row]))
+
+    workers: Threads = trained.runtime.workers
+    made, _ = thumbnails(len(wanted), pixels, BUDGET_BYTES, workers.map)
+    return [
+        Picture(
+            thumbnail=made[place],
+            name=printable(splits[name].store.names[int(splits[name].numbers[row])]),
+            split=name,
+            label=int(splits[name].labels[row]),
+            predicted=int(predicted[row]) if predicted is not None and name == shown.name else -1,
+        )
+        for place, (name, row) in enumerate(wanted)
+    ]
+
+
+def _views(trained: TrainedRun) -> Views:
+    config = trained.config
+    columns = drawn_views(config, pixel_source(trained.data.train, torch.device("cpu")), VIEW_ROWS, VIEW_PAIRS)
+    rows = [[whole(column[row], VIEW_PX) for column in columns] for row in range(len(columns[0]))]
+    return Views(rows, config.views.size)
