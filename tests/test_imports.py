@@ -23,10 +23,14 @@ MAY_IMPORT = {
     "evaluators": BASE | {"views", "model"},
     "exchange": BASE | {"model"},
     "report": BASE,
+    "embedding": BASE,
     "timing": BASE | {"model"},
-    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "report"},
+    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "report", "embedding"},
 }
-ABOVE = {"commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "report", "data", "views", "model"}
+ABOVE = {
+    "commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "report", "embedding", "data", "views",
+    "model",
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

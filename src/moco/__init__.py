@@ -28,6 +28,8 @@ _PLACES = {
     "load_backbone": "moco.runs.trained",
     "linear": "moco.runs.linear",
     "evaluate": "moco.runs.evaluate",
+    "embed": "moco.runs.embed",
+    "search": "moco.runs.search",
     "preview": "moco.runs.preview",
     "bench": "moco.runs.bench",
     "Silent": "moco.console",

@@ -4,12 +4,14 @@ from moco.console import listening as listening
 from moco.errors import UserError as UserError
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
+from moco.runs.embed import embed as embed
 from moco.runs.evaluate import evaluate as evaluate
 from moco.runs.linear import linear as linear
 from moco.runs.pretrain import pretrain as pretrain
 from moco.runs.pretrain import resume as resume
 from moco.runs.preview import preview as preview
 from moco.runs.recipe import recipe as recipe
+from moco.runs.search import search as search
 from moco.runs.trained import Run as Run
 from moco.runs.trained import load_backbone as load_backbone
 from moco.runs.trained import open_run as open_run

@@ -28,6 +28,8 @@ COMMANDS = {
     "pretrain": "train a backbone on images without labels",
     "linear": "linear classification on the frozen backbone",
     "evaluate": "accuracy on train and validation, all images",
+    "embed": "the features of every image, as a file",
+    "search": "the nearest images of a feature file",
     "report": "the plots of one run",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
@@ -36,7 +38,12 @@ COMMANDS = {
 
 _LESS = "lower --train.batch_size, --views.size or --model.queue_size, or take a smaller --model.backbone"
 # What an answer to "out of memory" can name; the other commands have nothing to lower.
-LESS_MEMORY = {"pretrain": _LESS, "bench": _LESS, "linear": "lower --batch_size, or --passes"}
+LESS_MEMORY = {
+    "pretrain": _LESS,
+    "bench": _LESS,
+    "linear": "lower --batch_size, or --passes",
+    "embed": "lower --batch_size",
+}
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
