@@ -14,8 +14,8 @@ from moco.rundir import RunDir
 def parser() -> Parser:
     made = Parser(
         "embed",
-        "The features of every image of a place, with path and label: .parquet, .npz or .npy. No labels, no packing and "
-        "not the training data are needed. The same command goes on after a kill.",
+        "The features of every image of a place, with path and label: .parquet, .npz or .npy. No labels, no packing "
+        "and not the training data are needed. The same command goes on after a kill.",
         "moco embed runs/a --data photos --out features.parquet",
     )
     made.add_argument("run", help="run directory of `moco pretrain`")

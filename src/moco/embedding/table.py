@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -77,7 +77,7 @@ def companion(path: Path) -> Path | None:
 
 
 def write_table(
-    files: list[IO[bytes]], kind: str, blocks: Callable[[], Iterable[Block]], count: int, width: int, about: Any
+    files: Sequence[IO[bytes]], kind: str, blocks: Callable[[], Iterable[Block]], count: int, width: int, about: Any
 ) -> None:
     """Write `count` rows of `width` features into open `files`: one, and the companion where there is one.
 

@@ -101,7 +101,7 @@ class Frozen:
             return torch.cat(self.runtime.workers.map(some, range(0, len(images), size)))
 
     def piece(self, source: Source, view: View, images: NDArray[np.int64]) -> Tensor:
-        """Features float32 (n, F) of `view` of `images` (n,) by the calling thread; the backbone is in evaluation mode."""
+        """Features float32 (n, F) of `view` of `images` (n,) by the calling thread, in evaluation mode."""
         with torch.no_grad(), self.runtime.autocast():  # both belong to a thread
             pixels = view(source, images).contiguous(memory_format=torch.channels_last)
             return self.backbone(pixels).float()

@@ -200,8 +200,7 @@ def _piece(frozen: Frozen, numbers: range, files: list[Loaded]) -> _Piece:
     arrays = [file.picture.pixels for file in files if file.picture is not None]
     features = np.empty((0, 0), np.float32)
     if arrays:
-        source = ragged(arrays)
-        source = replace(source, pixels=source.pixels.to(frozen.runtime.device))
+        source = ragged(arrays).on(frozen.runtime.device)
         features = frozen.piece(source, frozen.centre, np.arange(len(arrays))).cpu().numpy()
     return _Piece(numbers, [_without_pixels(file) for file in files], features)
 

@@ -37,7 +37,6 @@ from moco.views.ragged import Ragged
 from moco.views.residency import placed
 from moco.views.source import Source
 
-
 Encoder = Literal["query", "key"]
 
 

@@ -1,0 +1,162 @@
+"""Whether one picture is a copy of another, or of a part of it: aligned first, then compared pixel by pixel.
+
+The window is moved and stretched until the two agree best (Lucas and Kanade 1981, from coarse to fine), on grey levels
+without mean and contrast. Then the copy's grey is fitted by the other's three colours, so that shifted colours don't
+count, once for the picture and once for its details alone: two photographs of like things agree in the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from moco.embedding.windows import Proposals
+
+LEVELS = ((16, 0.7), (32, 0.85), (64, 0.9))  # pixels a side, and the correlation below which nothing finer is tried
+STEPS = 6  # at each level
+SMALLEST = 0.4  # side of a window
+COMPARED = 32  # pixels a side at which the two are compared
+BLUR = 5  # pixels: details are what a box of this side takes away
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How well pairs agree once they are aligned.
+
+    Attributes:
+        window: float32 (P, 4): left, top, width, height of the part in the whole, shares of its sides.
+        picture: float32 (P,), correlation of the pictures, 0 to 1.
+        detail: float32 (P,), correlation of their details, 0 to 1.
+    """
+
+    window: NDArray[np.float32]
+    picture: NDArray[np.float32]
+    detail: NDArray[np.float32]
+
+
+def align(thumbnails: NDArray[np.uint8], proposals: Proposals) -> Alignment:
+    """Align each of `proposals`; `thumbnails` is uint8 RGB (N, S, S, 3)."""
+    made = [
+        _batch(thumbnails, proposals.chosen(np.arange(n, min(n + BATCH, len(proposals))))) for n in _firsts(proposals)
+    ]
+    if not made:
+        return Alignment(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))
+    return Alignment(*(np.concatenate([getattr(m, name) for m in made]) for name in ("window", "picture", "detail")))
+
+
+def _firsts(proposals: Proposals) -> range:
+    return range(0, len(proposals), BATCH)
+
+
+def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
+    whole, part = (_pictures(thumbnails[which]) for which in (pairs.whole, pairs.part))
+    mirrored = torch.from_numpy(pairs.mirrored)
+    part[mirrored] = part[mirrored].flip(3)
+    left, top, width, height = torch.from_numpy(pairs.window).unbind(1)
+    place = torch.stack([width, height, 2 * left + width - 1, 2 * top + height - 1], 1)  # x -> width x + shift
+    grey, copy = whole.mean(1, keepdim=True), part.mean(1, keepdim=True)
+    picture, detail = torch.zeros(len(pairs)), torch.zeros(len(pairs))
+    alive = torch.arange(len(pairs))
+    for level, least in LEVELS:
+        place[alive], agree = _settled(_sized(grey[alive], level), _sized(copy[alive], level), place[alive])
+        alive = alive[agree >= least]
+    if len(alive):
+        seen = F.adaptive_avg_pool2d(_seen(whole[alive], place[alive]), COMPARED)
+        small = F.adaptive_avg_pool2d(copy[alive], COMPARED)
+        picture[alive] = _fitted(seen, small)
+        detail[alive] = _fitted(_details(seen), _details(small))
+    width, height, x, y = place.unbind(1)
+    window = torch.stack([(x - width + 1) / 2, (y - height + 1) / 2, width, height], 1)
+    return Alignment(window.numpy(), picture.numpy(), detail.numpy())
+
+
+def _pictures(thumbnails: NDArray[np.uint8]) -> Tensor:
+    """float32 (n, 3, S, S)."""
+    return torch.from_numpy(np.asarray(thumbnails)).permute(0, 3, 1, 2).float()
+
+
+def _sized(images: Tensor, size: int) -> Tensor:
+    return images if images.shape[-1] == size else F.adaptive_avg_pool2d(images, size)
+
+
+def _axis(size: int) -> Tensor:
+    return (2 * torch.arange(size) + 1) / size - 1
+
+
+def _seen(images: Tensor, place: Tensor) -> Tensor:
+    """The windows at `place` (n, 4) of `images` (n, C, S, S), at the same size."""
+    axis = _axis(images.shape[-1])
+    x = place[:, :1] * axis + place[:, 2:3]  # (n, S)
+    y = place[:, 1:2] * axis + place[:, 3:4]
+    n, size = x.shape
+    grid = torch.stack([x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)], 3)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _settled(whole: Tensor, part: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Better places, and the correlations there: Gauss-Newton steps, of which one that makes it worse is not taken."""
+    target = _standard(part)
+    axis = _axis(whole.shape[-1])
+    best, score = place, _correlation(whole, target, place)
+    for _ in range(STEPS):
+        seen = _seen(whole, best)[:, 0]
+        rise_y, rise_x = torch.gradient(seen, dim=(1, 2))
+        slope = whole.shape[-1] / 2
+        rise_x, rise_y = rise_x * slope / best[:, 0, None, None], rise_y * slope / best[:, 1, None, None]
+        columns = torch.stack([rise_x * axis, rise_y * axis[:, None], rise_x, rise_y], 1).flatten(2)  # (n, 4, S * S)
+        spread = seen.flatten(1).std(1, correction=0).clamp_min(1e-3)[:, None]
+        flat = (seen.flatten(1) - seen.flatten(1).mean(1, keepdim=True)) / spread
+        columns = columns / spread[:, None]
+        columns = columns - columns.mean(2, keepdim=True)
+        columns = columns - (columns * flat[:, None]).mean(2, keepdim=True) * flat[:, None]  # contrast is not free
+        normal = columns @ columns.transpose(1, 2)
+        normal = normal + torch.diag_embed(1e-3 * normal.diagonal(dim1=1, dim2=2) + 1e-6)
+        step = torch.linalg.solve(normal, (columns @ (target - flat)[:, :, None]))[:, :, 0]
+        tried = _inside(best + step.clamp(-0.15, 0.15))
+        now = _correlation(whole, target, tried)
+        better = now > score
+        best = torch.where(better[:, None], tried, best)
+        score = torch.where(better, now, score)
+    return best, score
+
+
+def _inside(place: Tensor) -> Tensor:
+    """Windows that lie in the picture, a pixel or so aside."""
+    sides = place[:, :2].clamp(SMALLEST, 1.05)
+    room = (1.05 - sides).clamp_min(0)
+    return torch.cat([sides, torch.maximum(torch.minimum(place[:, 2:], room), -room)], 1)
+
+
+def _standard(images: Tensor) -> Tensor:
+    """(n, 1, S, S) to rows of zero mean and variance 1, (n, S * S)."""
+    flat = images.flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    return flat / flat.std(1, correction=0, keepdim=True).clamp_min(1e-3)
+
+
+def _correlation(whole: Tensor, target: Tensor, place: Tensor) -> Tensor:
+    return (_standard(_seen(whole, place)) * target).mean(1)
+
+
+def _details(images: Tensor) -> Tensor:
+    return images - F.avg_pool2d(images, BLUR, 1, BLUR // 2, count_include_pad=False)
+
+
+def _fitted(colours: Tensor, grey: Tensor) -> Tensor:
+    """Multiple correlation (n,) of grey (n, 1, S, S) with a mixture of the three colours (n, 3, S, S), 0 to 1."""
+    x = colours.flatten(2)
+    x = x - x.mean(2, keepdim=True)
+    y = grey.flatten(2)
+    y = y - y.mean(2, keepdim=True)
+    normal = x @ x.transpose(1, 2) / x.shape[2]
+    normal = normal + torch.eye(3) * (1e-3 * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-2)[:, None, None]
+    weights = torch.linalg.solve(normal, x @ y.transpose(1, 2) / x.shape[2])
+    fit = (weights * x).sum(1, keepdim=True)
+    both = (fit * y).mean((1, 2))
+    return (both / (fit.square().mean((1, 2)) * (y.square().mean((1, 2)) + 0.25)).sqrt().clamp_min(1e-6)).clamp(0, 1)
