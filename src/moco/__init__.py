@@ -28,6 +28,7 @@ _PLACES = {
     "load_backbone": "moco.runs.trained",
     "linear": "moco.runs.linear",
     "evaluate": "moco.runs.evaluate",
+    "doctor": "moco.runs.doctor",
     "embed": "moco.runs.embed",
     "search": "moco.runs.search",
     "preview": "moco.runs.preview",

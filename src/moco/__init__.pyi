@@ -4,6 +4,7 @@ from moco.console import listening as listening
 from moco.errors import UserError as UserError
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
+from moco.runs.doctor import doctor as doctor
 from moco.runs.embed import embed as embed
 from moco.runs.evaluate import evaluate as evaluate
 from moco.runs.linear import linear as linear

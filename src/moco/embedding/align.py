@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from moco.embedding.windows import Proposals
 
 LEVELS = ((16, 0.7), (32, 0.85), (64, 0.9))  # pixels a side, and the correlation below which nothing finer is tried
+BEGIN = 0.4  # correlation before the first step below which none is taken
 STEPS = 6  # at each level
 SMALLEST = 0.4  # side of a window
 COMPARED = 32  # pixels a side at which the two are compared
@@ -42,16 +43,11 @@ class Alignment:
 
 def align(thumbnails: NDArray[np.uint8], proposals: Proposals) -> Alignment:
     """Align each of `proposals`; `thumbnails` is uint8 RGB (N, S, S, 3)."""
-    made = [
-        _batch(thumbnails, proposals.chosen(np.arange(n, min(n + BATCH, len(proposals))))) for n in _firsts(proposals)
-    ]
+    batches = np.split(np.arange(len(proposals)), range(BATCH, len(proposals), BATCH)) if len(proposals) else []
+    made = [_batch(thumbnails, proposals.chosen(numbers)) for numbers in batches]
     if not made:
         return Alignment(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))
     return Alignment(*(np.concatenate([getattr(m, name) for m in made]) for name in ("window", "picture", "detail")))
-
-
-def _firsts(proposals: Proposals) -> range:
-    return range(0, len(proposals), BATCH)
 
 
 def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
@@ -62,7 +58,9 @@ def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
     place = torch.stack([width, height, 2 * left + width - 1, 2 * top + height - 1], 1)  # x -> width x + shift
     grey, copy = whole.mean(1, keepdim=True), part.mean(1, keepdim=True)
     picture, detail = torch.zeros(len(pairs)), torch.zeros(len(pairs))
-    alive = torch.arange(len(pairs))
+    coarsest = LEVELS[0][0]
+    begin = _correlation(_sized(grey, coarsest), _standard(_sized(copy, coarsest)), place)
+    alive = (begin >= BEGIN).nonzero()[:, 0]
     for level, least in LEVELS:
         place[alive], agree = _settled(_sized(grey[alive], level), _sized(copy[alive], level), place[alive])
         alive = alive[agree >= least]

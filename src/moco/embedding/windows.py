@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-SIDE = 8  # pixels of what is compared
-SCALES = ((1.0, 1), (0.85, 3), (0.7, 4), (0.6, 4))  # side of the windows, and how many positions each way
+SIDE = 12  # pixels of what is compared
+SCALES = ((1.0, 1), (0.9, 3), (0.8, 4), (0.7, 4), (0.6, 5))  # side of the windows, and how many positions each way
 ROWS = 2**25  # correlations that are held at once
 
 
@@ -51,15 +51,20 @@ class Proposals:
         columns = [[getattr(p, name) for p in several] for name in ("whole", "part", "mirrored", "window")]
         return cls(*map(np.concatenate, columns))
 
+    def distinct(self) -> Proposals:
+        """Without those that say the same of the same pair: of several places in the whole, each stays."""
+        rows = np.column_stack([self.whole, self.part, self.mirrored, *(100 * self.window).round().T]).astype(np.int64)
+        return self.chosen(np.unique(rows, axis=0, return_index=True)[1])
+
     def chosen(self, which: NDArray[np.generic]) -> Proposals:
         """Those that `which`, numbers or a mask, chooses."""
         return Proposals(self.whole[which], self.part[which], self.mirrored[which], self.window[which])
 
 
 def propose(thumbnails: NDArray[np.uint8], nearest: int, floor: float) -> Proposals:
-    """For every picture the `nearest` others that have a window which looks like it, at a correlation of `floor` or more.
+    """For every picture the `nearest` others that have a window which looks like it: a correlation from `floor` on.
 
-    `thumbnails` is uint8 RGB (N, S, S, 3), each picture squeezed into a square. The work grows with the square of N.
+    `thumbnails` is uint8 RGB (N, S, S, 3), each picture squeezed into a square. The work grows with N squared.
     """
     count = len(thumbnails)
     boxes = list(windows())
@@ -95,7 +100,10 @@ def windows() -> Iterator[tuple[float, float, float, float]]:
 
 
 def _windows_of(
-    thumbnails: NDArray[np.uint8], whole: NDArray[np.int64], targets: Tensor, boxes: list[tuple[float, ...]]
+    thumbnails: NDArray[np.uint8],
+    whole: NDArray[np.int64],
+    targets: Tensor,
+    boxes: list[tuple[float, float, float, float]],
 ) -> NDArray[np.float32]:
     """Of each pair the window that looked most like the other."""
     chosen = []
@@ -112,7 +120,7 @@ def _grey(thumbnails: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.asarray(thumbnails)).float().mean(3)
 
 
-def _described(grey: Tensor, box: tuple[float, ...]) -> Tensor:
+def _described(grey: Tensor, box: tuple[float, float, float, float]) -> Tensor:
     """A window of each picture as a row of zero mean and length 1, (n, SIDE * SIDE)."""
     size = grey.shape[1]
     left, top, right, bottom = (round(size * v) for v in (box[0], box[1], box[0] + box[2], box[1] + box[3]))

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, tee
 from pathlib import Path
@@ -133,7 +133,7 @@ def model_of(opened: FrozenRun) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """What became of some images: `files` without their pixels, features float32 (n, F) of the readable ones."""
 
     numbers: range
@@ -155,11 +155,11 @@ def _make(parts: Parts, frozen: Frozen, listing: Listing, batch: int) -> int:
         StopSignals() as signals,
         without_remarks(),
         progress("embedding", len(listing), "images/s") as bar,
-        contextlib.closing(_seen(frozen, listing, chain.from_iterable(pieces.values()))) as seen,
+        contextlib.closing(seen(frozen, listing.load, chain.from_iterable(pieces.values()))) as made,
     ):
         for number in missing:
             found = []
-            for piece in islice(seen, len(pieces[number])):
+            for piece in islice(made, len(pieces[number])):
                 found.append(piece)
                 done += len(piece.numbers)
                 bar.update(done)
@@ -177,8 +177,8 @@ def _cut(stretch: range, batch: int) -> list[range]:
     return [stretch[first : first + batch] for first in range(0, len(stretch), batch)]
 
 
-def _seen(frozen: Frozen, listing: Listing, pieces: Iterable[range]) -> Generator[_Piece, None, None]:
-    """Decode and look at `pieces`, in their order.
+def seen(frozen: Frozen, load: Callable[[int], Loaded], pieces: Iterable[range]) -> Generator[Piece, None, None]:
+    """`load` and look at `pieces` of numbers, in their order.
 
     On the CPU a thread does both for a piece: the same bits for any number of threads. A GPU looks at a piece while
     the processor's cores decode what comes next.
@@ -186,30 +186,30 @@ def _seen(frozen: Frozen, listing: Listing, pieces: Iterable[range]) -> Generato
     with evaluating(frozen.backbone):
         if frozen.runtime.device.type == "cpu":
             with contextlib.closing(
-                frozen.runtime.workers.stream(lambda p: _piece(frozen, p, [listing.load(n) for n in p]), pieces)
+                frozen.runtime.workers.stream(lambda p: _piece(frozen, p, [load(n) for n in p]), pieces)
             ) as made:
                 yield from made
             return
         ahead, pieces = tee(pieces)
-        with contextlib.closing(in_order(listing.load, chain.from_iterable(ahead))) as loaded:
+        with contextlib.closing(in_order(load, chain.from_iterable(ahead))) as loaded:
             for numbers in pieces:
                 yield _piece(frozen, numbers, list(islice(loaded, len(numbers))))
 
 
-def _piece(frozen: Frozen, numbers: range, files: list[Loaded]) -> _Piece:
+def _piece(frozen: Frozen, numbers: range, files: list[Loaded]) -> Piece:
     arrays = [file.picture.pixels for file in files if file.picture is not None]
     features = np.empty((0, 0), np.float32)
     if arrays:
         source = ragged(arrays).on(frozen.runtime.device)
         features = frozen.piece(source, frozen.centre, np.arange(len(arrays))).cpu().numpy()
-    return _Piece(numbers, [_without_pixels(file) for file in files], features)
+    return Piece(numbers, [_without_pixels(file) for file in files], features)
 
 
 def _without_pixels(file: Loaded) -> Loaded:
     return file if file.picture is None else replace(file, picture=replace(file.picture, pixels=NO_PIXELS))
 
 
-def _joined(pieces: list[_Piece], listing: Listing) -> Part:
+def _joined(pieces: list[Piece], listing: Listing) -> Part:
     """Raises `UserError` for features that are not finite."""
     rows, left_out, ranges = [], [], {}
     contents = hashlib.sha256()
