@@ -1,10 +1,10 @@
-"""`moco doctor --run` on a data set with altered copies planted across its splits: how many it finds, what it names falsely.
+"""`moco doctor --run` with altered copies planted across the splits: how many it finds, what it names falsely.
 
     python benchmarks/copies.py --data IMAGENETTE --run runs/cpu --each 100
 
-IMAGENETTE has train/ and val/ of class folders. A tree of links to its files is made in a temporary folder, and `--each`
-copies of each kind beside them, of pictures drawn at random: one from train goes to val, and the other way round.
-A named pair is false unless it was planted; pairs of the data set as it is are listed, to be looked at: they may be true.
+IMAGENETTE has train/ and val/ of class folders. A tree of links to its files is made in a temporary folder, and
+`--each` copies of each kind beside them, of pictures drawn at random: one from train goes to val, and the other way
+round. Named pairs that weren't planted are listed, to be looked at: the data set may have true ones of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import random
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         planted = plant(args.data, Path(folder), args.each, random.Random(args.seed))
-        hashed = {frozenset(p) for group in moco.doctor(folder).near_duplicates for p in zip(group, group[1:])}
+        hashed = {frozenset(p) for group in moco.doctor(folder).near_duplicates for p in pairwise(group)}
         began = time.perf_counter()
         named = {frozenset((pair.whole, pair.part)): pair for pair in moco.doctor(folder, args.run).near_pairs}
         seconds = time.perf_counter() - began
@@ -91,7 +92,7 @@ def main() -> None:
         "found": {kind: sum(k == kind and key in named for key, k in planted.items()) for kind in KINDS},
         "by_hash_alone": {kind: sum(k == kind and key in hashed for key, k in planted.items()) for kind in KINDS},
         "each": args.each,
-        "missed": [sorted(key) + [kind] for key, kind in planted.items() if key not in named],
+        "missed": [[*sorted(key), kind] for key, kind in planted.items() if key not in named],
         "others": [[pair.whole, pair.part, pair.mirrored, pair.window, pair.agreement] for pair in others],
     }
     print(json.dumps(result, indent=1))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moco.config import StoreConfig
 from moco.data import shapes
-from moco.data.dataset import place
+from moco.data.dataset import packed, place
 from moco.data.depth import Kind
 from moco.data.folder import fingerprint, parts, scan
 from moco.data.images import Picture
@@ -21,6 +21,7 @@ from moco.data.layout import Layout, arrange
 from moco.data.levels import Range, full_range
 from moco.data.pack import Loaded, load
 from moco.data.ranges import Ranges
+from moco.data.store import Pixels
 from moco.errors import UserError
 
 
@@ -62,8 +63,9 @@ def list_images(
 ) -> Listing:
     """What `spec`, anything that `--data` takes, holds; its images are decoded at `short_side` pixels.
 
-    `ranges` is what became black and white in a run's images of more than 8 bits, by kind; of other kinds `config`
-    and the images decide. Where the folders don't say what the classes are, a line says so and there are no labels.
+    What a store of `config.cache` holds is taken from there: the same pixels. `ranges` is what became black and white
+    in a run's images of more than 8 bits, by kind; of other kinds `config` and the images decide. Where the folders
+    don't say what the classes are, a line says so and there are no labels.
     Raises `UserError` if there is no such place, or no image in it.
     """
     if spec == "shapes":
@@ -78,16 +80,57 @@ def list_images(
         number = {id(item): n for n, item in enumerate(items)}
         for members in layout.splits.values():
             labels[[number[id(item)] for item in members.items]] = members.labels
+    kept = _kept(spec, layout, config, short_side)
+
+    def loaded(number: int) -> Loaded:
+        there = kept.load(items[number]) if kept is not None else None
+        return load(items[number], short_side, found) if there is None else there
+
     return Listing(
         where,
-        note,
+        note if kept is None else f"{note}; decoded before, in {kept.folder}",
         [item.name for item in items],
         labels,
         layout.classes if layout is not None else [],
         fingerprint(items),
-        lambda n: load(items[n], short_side, found),
+        loaded,
         found,
     )
+
+
+class _Kept:
+    """Pictures read from a packed store with plain reads: pages of a mapping would count as this process's memory."""
+
+    def __init__(self, pixels: Pixels, items: list[Item]) -> None:
+        """`items` are the store's."""
+        self.folder = pixels.folder
+        self._pixels, self._number = pixels, {item.name: n for n, item in enumerate(items)}
+        self._reasons = dict(pixels.skipped)
+        self._unread = frozenset(pixels.unread)
+        self._begin = pixels.pixels.offset  # type: ignore[attr-defined]
+
+    def load(self, item: Item) -> Loaded | None:
+        """None for a file that isn't in the store, or couldn't be read then."""
+        number = self._number.get(item.name)
+        if number is None or number in self._unread:
+            return None
+        digest = self._pixels.contents[number].tobytes()
+        height, width = self._pixels.sizes[number].tolist()
+        if not height:
+            return Loaded(None, digest, self._reasons[item.name])
+        with (self.folder / "pixels.npy").open("rb", buffering=0) as file:
+            file.seek(self._begin + int(self._pixels.offsets[number]))
+            content = file.read(3 * height * width)
+        if len(content) < 3 * height * width:
+            return None
+        return Loaded(Picture(np.frombuffer(content, np.uint8).reshape(height, width, 3), width, height, ""), digest)
+
+
+def _kept(spec: str, layout: Layout | None, config: StoreConfig, short_side: int) -> _Kept | None:
+    stored = packed(spec, layout, config, short_side) if layout is not None else None
+    if stored is None or layout is None or stored.ranges:  # ranges were the store's own; here the run's come first
+        return None
+    return _Kept(stored, layout.used)
 
 
 def _arranged(items: list[Item], config: StoreConfig, spec: str) -> tuple[Layout | None, str]:

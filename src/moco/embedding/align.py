@@ -62,6 +62,8 @@ def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
     begin = _correlation(_sized(grey, coarsest), _standard(_sized(copy, coarsest)), place)
     alive = (begin >= BEGIN).nonzero()[:, 0]
     for level, least in LEVELS:
+        if not len(alive):
+            break
         place[alive], agree = _settled(_sized(grey[alive], level), _sized(copy[alive], level), place[alive])
         alive = alive[agree >= least]
     if len(alive):

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from moco import __version__
-from moco.config import StoreConfig
 from moco.console import progress, say
 from moco.data.images import NO_PIXELS
 from moco.data.listing import Listing, list_images
@@ -70,9 +69,9 @@ def embed(
 ) -> Embedding:
     """Write the features of all images of `data`: path, label, feature, in the order of the paths.
 
-    The features are those that the run's monitors see: the same decoding, the same view, the same precision. Images are
-    read directly, nothing is packed. What is finished is kept beside `out`, and the same call goes on after a kill; the
-    file is then the same to the byte.
+    The features are those that the run's monitors see: the same decoding, view and precision. Images are read directly,
+    or from the packed store where they are in one; nothing is packed. What is finished is kept beside `out`, and the
+    same call goes on after a kill; the file is then the same to the byte.
 
     Args:
         run: the run's path, or the run.
@@ -96,7 +95,7 @@ def embed(
         raise UserError(f"--batch_size is {batch_size}, give 1 or more")
     opened = open_frozen(run, checkpoint, encoder)
     config = opened.run.config
-    store = StoreConfig(labels=labels, range=config.store.range)  # type: ignore[arg-type]
+    store = replace(config.store, labels=labels)  # type: ignore[arg-type]
     listing = list_images(os.fspath(data), store, config.short_side, opened.about.get("ranges"))
     say(listing.note)
     batch = batch_size or (CHUNK if opened.frozen.runtime.device.type == "cpu" else BATCH)
