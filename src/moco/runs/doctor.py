@@ -28,12 +28,15 @@ from moco.evaluators.features import scratch_folder
 from moco.evaluators.frozen import BATCH, CHUNK
 from moco.runs.embed import seen
 from moco.runs.trained import FrozenRun, open_frozen
+from moco.threads import operations_on
 
 DISTANCE = 8  # bits within which hashes propose: the pixels decide
-NEAREST = 5  # neighbours that an embedding, or a thumbnail, proposes
+NEAREST = 5  # neighbours that an embedding proposes
+LOOKALIKES = 3  # pictures that have a window like it, that a thumbnail proposes
 SIMILAR = 0.2  # least similarity of two embeddings, evened out
-ALIKE = 0.75  # least correlation of a thumbnail and a window
-COPY = 0.85  # correlation of the details from which two pictures are copies
+ALIKE = 0.68  # least correlation of a thumbnail and a window
+COPY = 0.85  # correlation of the details from which two pictures are copies, and
+EVEN = 0.78  # its mean over the parts of the picture
 THUMBNAIL = 64  # px, what is aligned
 ROWS = 1024
 
@@ -74,15 +77,16 @@ def _copies(opened: FrozenRun, ranges: Ranges, items: list[Item], hashed: NDArra
     with _room(len(items)) as thumbnails:
         features = _looked(opened, ranges, items, thumbnails)
         embedded = _mutual(_evened(features))
-        windows = propose(thumbnails, min(NEAREST, len(items)), ALIKE)
+        with operations_on(opened.frozen.runtime.threads):
+            windows = propose(thumbnails, min(LOOKALIKES, len(items)), ALIKE)
         proposals = Proposals.joined([Proposals.of_pairs(hashed), Proposals.of_pairs(embedded), windows]).distinct()
         say(
             f"proposed as copies: {len(hashed):,} pairs by hash, {len(embedded):,} by embedding, {len(windows):,} by "
             "windows; aligning them"
         )
-        found = align(thumbnails, proposals)
+        found = align(thumbnails, proposals, opened.frozen.runtime.workers)
     best: dict[tuple[int, int], NearPair] = {}
-    for n in np.flatnonzero(found.detail >= COPY):
+    for n in np.flatnonzero((found.detail >= COPY) & (found.even >= EVEN)):
         whole, part = int(proposals.whole[n]), int(proposals.part[n])
         left, top, width, height = (round(float(v), 3) for v in found.window[n])
         key, agreement = (min(whole, part), max(whole, part)), round(float(found.detail[n]), 3)

@@ -106,9 +106,7 @@ def _check(opened: FrozenRun, table: Table) -> None:
         about = table.about
         made = f"the {about['checkpoint']} checkpoint of step {about['step']}"
         now = f"that of this run is of step {opened.step}"
-        raise UserError(
-            f"{table.path} was made with {', '.join(wrong)} ({made}; {now}): run `moco embed` with this run"
-        )
+        raise UserError(f"{table.path} was made with {', '.join(wrong)} ({made}; {now}): embed again")
 
 
 def _ranges(table: Table) -> Any:
