@@ -23,10 +23,14 @@ MAY_IMPORT = {
     "evaluators": BASE | {"views", "model"},
     "exchange": BASE | {"model"},
     "reporting": BASE,
+    "embedding": BASE,
     "timing": BASE | {"model"},
-    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "reporting"},
+    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "reporting", "embedding"},
 }
-ABOVE = {"commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "reporting", "data", "views", "model"}
+ABOVE = {
+    "commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "reporting", "embedding", "data", "views",
+    "model",
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -9,7 +10,7 @@ import time
 import pytest
 import torch
 
-from moco.threads import OrderedSum, Threads, operations_on
+from moco.threads import AHEAD, OrderedSum, Threads, operations_on
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -86,3 +87,20 @@ def test_what_none_brings_is_none() -> None:
     assert total.total is not None
     assert total.total[0] is None
     assert total.total[1] is not None and total.total[1].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_stream_keeps_the_order_and_is_a_bounded_way_ahead(count: int) -> None:
+    begun: list[int] = []
+
+    def work(thing: int) -> int:
+        begun.append(thing)
+        return 2 * thing
+
+    with contextlib.closing(Threads(count).stream(work, range(1000))) as stream:
+        assert [next(stream) for _ in range(5)] == [0, 2, 4, 6, 8]
+        assert len(begun) <= 5 + AHEAD * count
+    seen = len(begun)
+    time.sleep(0.05)
+    assert len(begun) == seen <= 5 + AHEAD * count  # closed: nobody works on
+    assert list(Threads(count).stream(work, range(20))) == list(range(0, 40, 2))

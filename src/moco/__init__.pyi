@@ -6,6 +6,8 @@ from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
 from moco.runs.cache import list_stores as list_stores
 from moco.runs.cache import prune_stores as prune_stores
+from moco.runs.doctor import doctor as doctor
+from moco.runs.embed import embed as embed
 from moco.runs.evaluate import evaluate as evaluate
 from moco.runs.linear import linear as linear
 from moco.runs.listing import compare_runs as compare_runs
@@ -15,6 +17,7 @@ from moco.runs.pretrain import resume as resume
 from moco.runs.preview import preview as preview
 from moco.runs.recipe import recipe as recipe
 from moco.runs.report import report as report
+from moco.runs.search import search as search
 from moco.runs.trained import Run as Run
 from moco.runs.trained import load_backbone as load_backbone
 from moco.runs.trained import open_run as open_run

@@ -32,6 +32,8 @@ COMMANDS = {
     "report": "a page of one or several runs: curves, mistakes, a map, neighbours",
     "runs": "the runs in a folder, and what differs between two",
     "cache": "the packed stores: what of, how large, how long unused",
+    "embed": "the features of every image, as a file",
+    "search": "the nearest images of a feature file",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",
@@ -39,7 +41,12 @@ COMMANDS = {
 
 _LESS = "lower --train.batch_size, --views.size or --model.queue_size, or take a smaller --model.backbone"
 # What an answer to "out of memory" can name; the other commands have nothing to lower.
-LESS_MEMORY = {"pretrain": _LESS, "bench": _LESS, "linear": "lower --batch_size, or --passes"}
+LESS_MEMORY = {
+    "pretrain": _LESS,
+    "bench": _LESS,
+    "linear": "lower --batch_size, or --passes",
+    "embed": "lower --batch_size",
+}
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 

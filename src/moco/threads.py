@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+AHEAD = 4  # results a thread may be ahead of the reader of a stream: bounds the memory
 
 
 class Threads:
@@ -39,9 +42,8 @@ class Threads:
         work = list(things)
         if min(self.count, len(work)) < 2:
             return list(self._alone(function, work, done))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.count, "moco", initializer=torch.set_num_threads, initargs=(1,))
-        futures = [self._pool.submit(function, thing) for thing in work]
+        pool = self._begun()
+        futures = [pool.submit(function, thing) for thing in work]
         results = []
         try:
             for future in futures:
@@ -53,6 +55,34 @@ class Threads:
             wait(futures)
             raise
         return results
+
+    def stream(self, function: Callable[[T], R], things: Iterable[T]) -> Generator[R, None, None]:
+        """As `map`, for more things than there is room for results: the threads are a bounded way ahead of the reader.
+
+        Close the generator (`contextlib.closing`) when leaving early: nobody works on once it is closed.
+        """
+        if self.count < 2:
+            with operations_on(1):
+                yield from map(function, things)
+            return
+        pool = self._begun()
+        waiting: deque[Future[R]] = deque()
+        try:
+            for thing in things:
+                waiting.append(pool.submit(function, thing))
+                if len(waiting) >= AHEAD * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            wait(waiting)
+
+    def _begun(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.count, "moco", initializer=torch.set_num_threads, initargs=(1,))
+        return self._pool
 
     @staticmethod
     def _alone(function: Callable[[T], R], work: list[T], done: Callable[[int], None]) -> Iterator[R]:

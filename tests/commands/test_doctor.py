@@ -89,7 +89,7 @@ def test_unlabelled(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "--distance", "-1"], "--distance is -1"),
         (["data", "--json", "no/such/folder.json"], "there is no such folder to write to"),
         (["data", "--labels", "folder"], "labels"),
-        (["data", "--jsn", "x"], "did you mean --json?"),
+        (["data", "--jsn", "x"], "did you mean --json"),
         ([], "data"),
     ],
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moco.commands.parsing import Parser
-from moco.config import StoreConfig
 from moco.errors import FoundProblems, UserError
+from moco.rundir import RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,25 +33,36 @@ def parser() -> Parser:
     made.add_argument(
         "--distance", default=4, type=int, metavar="BITS", help="of 64 in which nearly the same pictures may differ"
     )
+    made.add_argument(
+        "--run",
+        default=None,
+        type=str,
+        metavar="RUN",
+        help="find crops, mirrored and recoloured copies too, with its help",
+    )
+    made.add_argument(
+        "--checkpoint", default="last", type=str, metavar="WHICH", help="of --run: last, best, or an epoch"
+    )
     return made
 
 
 def run(args: Any) -> None:
     """Examine and print. Raises `FoundProblems` for serious findings, `UserError` where there is no data."""
-    from moco.data.dataset import place
-    from moco.data.doctor import examine
+    from moco.data.doctor import examine, layout_of
     from moco.data.duplicates import MOST_DISTANT
-    from moco.data.folder import scan
-    from moco.data.item import printable
-    from moco.data.layout import arrange
     from moco.files import write_json
 
     if not 0 <= args.distance <= MOST_DISTANT:
         raise UserError(f"--distance is {args.distance}, give 0 to {MOST_DISTANT} bits")
     if args.json and not Path(args.json).expanduser().absolute().parent.is_dir():
         raise UserError(f"--json {args.json}: there is no such folder to write to")
-    layout = arrange(scan(place(args.data)), args.labels, StoreConfig.holdout, printable(args.data))
-    found = examine(layout, args.distance)
+    if args.run is None:
+        found = examine(layout_of(args.data, args.labels), args.distance)
+    else:
+        RunDir.open(args.run)  # a wrong name is answered before torch is loaded
+        from moco.runs.doctor import doctor
+
+        found = doctor(args.data, args.run, args.distance, args.labels, args.checkpoint)
     if args.json:
         write_json(Path(args.json).expanduser(), {"data": args.data, **found.as_dict()})
     show(found)

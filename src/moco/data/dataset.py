@@ -92,6 +92,14 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     return Dataset(stores["train"], stores.get("val"), layout.note, source.where, layout.no_val, pixels.ranges)
 
 
+def packed(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> Pixels | None:
+    """The store of all that `layout`, of the files that `spec` names, uses; None where they aren't packed yet.
+
+    What it holds is compared as by `open_dataset`. Raises `UserError` where a store, or the cache, can't be read.
+    """
+    return _Finder(cache_folder(config), _arranged(spec, layout, config, short_side)).find()
+
+
 def cache_folder(config: StoreConfig) -> Path:
     """Where packed stores are kept: `store.cache`, else `$MOCO_CACHE`, else `~/.cache/moco`."""
     return Path(config.cache or os.environ.get("MOCO_CACHE") or Path.home() / ".cache" / "moco").expanduser()
@@ -160,9 +168,12 @@ class _Source:
 
 
 def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
-    path = place(spec)
-    layout = arrange(scan(path), config.labels, config.holdout, printable(spec))
-    items = layout.used
+    layout = arrange(scan(place(spec)), config.labels, config.holdout, printable(spec))
+    return _arranged(spec, layout, config, short_side)
+
+
+def _arranged(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> _Source:
+    path, items = place(spec), layout.used
     how = (short_side, config.range)
     ranges = Ranges(config.range, layout.pools)
     where = [str(Path(part).expanduser().resolve()) for part in parts(path)]

@@ -65,6 +65,26 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class NearPair:
+    """Two pictures of which one is a copy of the other, or of a part of it, by their pixels.
+
+    Attributes:
+        whole, part: names.
+        numbers: of the two among the readable images.
+        mirrored: whether one is the other's mirror image.
+        window: left, top, width, height of the part in the whole, shares of its sides.
+        agreement: correlation of the two's details once aligned, 0 to 1.
+    """
+
+    whole: str
+    part: str
+    numbers: tuple[int, int]
+    mirrored: bool
+    window: tuple[float, float, float, float]
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What was found. A group is a list of names.
 
@@ -77,6 +97,7 @@ class Diagnosis:
         exact_duplicates: groups of files with the same bytes.
         near_duplicates: groups of nearly the same pictures in different files.
         exact_leaks, near_leaks: those of the groups that lie in both splits.
+        near_pairs: with a run, the pairs that the near groups are joined from.
         label_conflicts: those of the exact groups that lie in several classes.
         classes: readable images of each class, by split.
         depths: images of more than 8 bits, by the kind of their numbers.
@@ -93,6 +114,7 @@ class Diagnosis:
     near_duplicates: list[list[str]]
     exact_leaks: list[list[str]]
     near_leaks: list[list[str]]
+    near_pairs: list[NearPair]
     label_conflicts: list[list[str]]
     classes: dict[str, dict[str, int]]
     depths: dict[str, Depth]
@@ -117,7 +139,10 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        return {"format": 1, **asdict(self), "imbalance": self.imbalance, "serious": self.serious}
+        values = asdict(self)
+        for pair in values["near_pairs"]:
+            del pair["numbers"]
+        return {"format": 1, **values, "imbalance": self.imbalance, "serious": self.serious}
 
 
 def size_statistics(found: list[tuple[str, Facts]]) -> dict[str, Any]:

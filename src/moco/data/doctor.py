@@ -12,14 +12,18 @@ from functools import partial
 
 import imagehash
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from moco.config import StoreConfig
 from moco.console import progress
-from moco.data.diagnosis import Depth, Diagnosis, Facts, Unreadable, size_statistics
+from moco.data.dataset import place
+from moco.data.diagnosis import Depth, Diagnosis, Facts, NearPair, Unreadable, size_statistics
 from moco.data.duplicates import groups, near_pairs
+from moco.data.folder import scan
 from moco.data.images import BadImage, read_picture
-from moco.data.item import Item
-from moco.data.layout import Layout
+from moco.data.item import Item, printable
+from moco.data.layout import Layout, arrange
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
@@ -37,11 +41,15 @@ class _Patient:
     facts: Facts | str
 
 
-def examine(layout: Layout, distance: int) -> Diagnosis:
+Judge = Callable[[list[Item], NDArray[np.int64]], list[NearPair]]
+
+
+def examine(layout: Layout, distance: int, judge: Judge | None = None) -> Diagnosis:
     """Read every file of both splits, on all cores.
 
     Pictures count as nearly the same if their DCT hashes differ in at most `distance` of 64 bits and their
-    gradient hashes in at most twice as many: one alone confuses things on plain backgrounds.
+    gradient hashes in at most twice as many: one alone confuses things on plain backgrounds. With a `judge` that only
+    proposes: it is given the readable items and pairs of them, int (P, 2), and says which pairs are copies.
     """
     started = time.perf_counter()
     ranges = Ranges("auto", layout.pools)
@@ -49,7 +57,10 @@ def examine(layout: Layout, distance: int) -> Diagnosis:
     well = [p for p in patients if isinstance(p.facts, Facts)]
     facts = [p.facts for p in well if isinstance(p.facts, Facts)]
     exact = groups(_chains([f.digest for f in facts]), len(well))
-    near = _nearly(facts, distance)
+    proposed = _nearly(facts, distance)
+    judged = judge([p.item for p in well], proposed) if judge is not None else []
+    pairs = proposed if judge is None else np.array([pair.numbers for pair in judged], np.int64).reshape(-1, 2)
+    near = [group for group in groups(pairs, len(well)) if len({facts[i].digest for i in group}) > 1]
 
     def named(sets: list[list[int]], wanted: Callable[[list[_Patient]], bool] = lambda _: True) -> list[list[str]]:
         members = ([well[i] for i in s] for s in sets)
@@ -65,12 +76,18 @@ def examine(layout: Layout, distance: int) -> Diagnosis:
         near_duplicates=named(near),
         exact_leaks=named(exact, _in_both_splits),
         near_leaks=named(near, _in_both_splits),
+        near_pairs=judged,
         label_conflicts=named(exact, lambda members: len({p.label for p in members}) > 1),
         classes=class_counts(layout.classes, ((p.label, p.split) for p in well)),
         depths=_depths(facts, ranges),
         unended=[p.item.name for p, f in zip(well, facts, strict=True) if not f.ended],
         sizes=size_statistics([(p.item.name, f) for p, f in zip(well, facts, strict=True)]),
     )
+
+
+def layout_of(spec: str, labels: str) -> Layout:
+    """Splits and classes of what `spec` names, as training would read them; raises `UserError`."""
+    return arrange(scan(place(spec)), labels, StoreConfig.holdout, printable(spec))
 
 
 def class_counts(classes: list[str], seen: Iterable[tuple[int, str]]) -> dict[str, dict[str, int]]:
@@ -134,17 +151,12 @@ def _chains(keys: list[bytes]) -> np.ndarray:
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
-def _nearly(facts: list[Facts], distance: int) -> list[list[int]]:
-    """Groups of nearly the same pictures, without those whose files are all the same."""
+def _nearly(facts: list[Facts], distance: int) -> NDArray[np.int64]:
+    """Pairs int (P, 2) that connect nearly the same pictures, by their hashes; whole files may be the same too."""
     looks = np.array([(f.dct, f.gradient) for f in facts], np.uint64).reshape(-1, 2)
-    distinct, which = np.unique(looks, axis=0, return_inverse=True)  # piles of blank pictures become one
-    pairs = near_pairs(distinct[:, 0], distance)
+    distinct, first, which = np.unique(looks, axis=0, return_index=True, return_inverse=True)
+    pairs = near_pairs(distinct[:, 0], distance)  # of piles: those of blank pictures are one each
     apart = np.bitwise_count(distinct[pairs[:, 0], 1] ^ distinct[pairs[:, 1], 1])
-    pairs = pairs[apart <= 2 * distance]
-    members: list[list[int]] = [[] for _ in distinct]
-    for i, d in enumerate(which.ravel().tolist()):
-        members[d].append(i)
-    joined = [sorted(i for d in together for i in members[d]) for together in groups(pairs, len(distinct))]
-    alone = set(range(len(distinct))) - set(pairs.ravel().tolist())
-    joined += [members[d] for d in alone if len(members[d]) > 1]
-    return sorted(group for group in joined if len({facts[i].digest for i in group}) > 1)
+    across = first[pairs[apart <= 2 * distance]]
+    within = np.column_stack([first[which.ravel()], np.arange(len(facts))])
+    return np.concatenate([across, within[within[:, 0] != within[:, 1]]]).astype(np.int64)

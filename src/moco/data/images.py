@@ -50,7 +50,7 @@ _TURNS = {
 }
 
 
-_NO_PIXELS: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
+NO_PIXELS: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
 
 
 class BadImage(Exception):
@@ -95,10 +95,10 @@ def read_picture(content: bytes, short_side: int, ranges: Callable[[Kind], Range
         if isinstance(loaded, Deep):
             image = _turned(_eight_bits(loaded, ranges(loaded.kind)), loaded.orientation)
             height, width = loaded.numbers.shape[:2]
-            about = Picture(_NO_PIXELS, width, height, loaded.source, loaded.kind)
+            about = Picture(NO_PIXELS, width, height, loaded.source, loaded.kind)
         else:
             image = to_rgb(_turned(loaded.image, _orientation(loaded.image)))
-            about = Picture(_NO_PIXELS, *loaded.size, loaded.source, ended=loaded.ended)
+            about = Picture(NO_PIXELS, *loaded.size, loaded.source, ended=loaded.ended)
         target = _scaled(image.size, short_side)
         if target != image.size:
             image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -224,7 +224,7 @@ def pack_arrays(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8]]]) -
         writer.finish()
 
 
-def load(item: Item, short_side: int, ranges: Ranges) -> Loaded:
+def load(item: Item, short_side: int, ranges: Callable[[Kind], Range]) -> Loaded:
     """The item's picture, or why there are none.
 
     Raises `UserError` where the machine has no memory or no open file left: that says nothing of the picture.

@@ -95,12 +95,16 @@ class Frozen:
         size = CHUNK if self.runtime.device.type == "cpu" else max(len(images), 1)
 
         def some(first: int) -> Tensor:
-            with torch.no_grad(), self.runtime.autocast():  # both belong to a thread
-                pixels = view(source, images[first : first + size]).contiguous(memory_format=torch.channels_last)
-                return self.backbone(pixels).float()
+            return self.piece(source, view, images[first : first + size])
 
         with evaluating(self.backbone):
             return torch.cat(self.runtime.workers.map(some, range(0, len(images), size)))
+
+    def piece(self, source: Source, view: View, images: NDArray[np.int64]) -> Tensor:
+        """Features float32 (n, F) of `view` of `images` (n,) by the calling thread, in evaluation mode."""
+        with torch.no_grad(), self.runtime.autocast():  # both belong to a thread
+            pixels = view(source, images).contiguous(memory_format=torch.channels_last)
+            return self.backbone(pixels).float()
 
     def features(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from moco.data.images import decode
 from moco.data.levels import Range, full_range
 from moco.data.store import Store
 from moco.errors import UserError
-from moco.evaluators.frozen import Labelled
+from moco.evaluators.frozen import Frozen, Labelled
 from moco.model.head import Head
 from moco.model.moco import MoCo
 from moco.rundir import RunDir
@@ -37,6 +37,8 @@ from moco.views.pipelines import IMAGENET, Scaling, scaling
 from moco.views.ragged import Ragged
 from moco.views.residency import placed
 from moco.views.source import Source
+
+Encoder = Literal["query", "key"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Preprocess:
         """
         single = isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 0) == 3
         arrays = [self._pixels(picture) for picture in ([pictures] if single else pictures)]
-        return evaluation_view(_ragged(arrays), np.arange(len(arrays)), self.size, self.scaling)
+        return evaluation_view(ragged(arrays), np.arange(len(arrays)), self.size, self.scaling)
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
         if isinstance(picture, str | os.PathLike):
@@ -104,7 +106,8 @@ class Preprocess:
         return Range.from_dict(self.ranges[str(kind)]) if str(kind) in self.ranges else full_range(kind)
 
 
-def _ragged(arrays: Sequence[NDArray[np.uint8]]) -> Ragged:
+def ragged(arrays: Sequence[NDArray[np.uint8]]) -> Ragged:
+    """Images uint8 (H, W, 3) as a source of pixels on the CPU."""
     sizes = np.array([array.size for array in arrays], np.int64)
     heights, widths = (np.array([array.shape[axis] for array in arrays], np.int32) for axis in (0, 1))
     pixels = torch.from_numpy(np.concatenate([array.reshape(-1) for array in arrays]))
@@ -145,10 +148,10 @@ def build_model(config: Config) -> MoCo:
     )  # fmt: skip
 
 
-def _backbone(config: Config, content: checkpoint.Content) -> nn.Module:
+def _backbone(config: Config, content: checkpoint.Content, encoder: Encoder = "query") -> nn.Module:
     model = build_model(config)
     model.load_state_dict(content["model"])
-    return model.encoder_q.backbone
+    return (model.encoder_q if encoder == "query" else model.encoder_k).backbone
 
 
 def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
@@ -164,6 +167,41 @@ def labelled(store: Store, device: torch.device, source: Source | None = None) -
     """The split with its labels on `device`; `source` are its pixels, where somebody has them already."""
     labels = torch.from_numpy(store.labels).to(device)
     return Labelled(pixel_source(store, device) if source is None else source, labels, store.classes)
+
+
+@dataclass(frozen=True)
+class FrozenRun:
+    """A run's backbone, opened to be looked at, without any data.
+
+    Attributes:
+        run: the run.
+        frozen: one of its encoders' backbones, without head, with its view.
+        about: what the checkpoint says of what it was trained on.
+        step, epoch: where its checkpoint was written.
+    """
+
+    run: Run
+    frozen: Frozen
+    about: dict[str, Any]
+    step: int
+    epoch: int
+
+
+def open_frozen(path: str | os.PathLike[str], which: str = "last", encoder: Encoder = "query") -> FrozenRun:
+    """Open the run at `path` with a checkpoint; it computes in the precision that the run began with.
+
+    Raises `UserError` if there is no such run or checkpoint, or it is damaged.
+    """
+    opened = open_run(path)
+    config = opened.config
+    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
+    about = content["about"]
+    runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"))
+    say(f"{os.fspath(path)}: {which} checkpoint, step {content['step']}; {runtime.line()}")
+    backbone = _backbone(config, content, encoder).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone.requires_grad_(False).eval()
+    frozen = Frozen(backbone, config.views.size, runtime, scaling(config.views))
+    return FrozenRun(opened, frozen, about, content["step"], len(content["state"]["rows"]))
 
 
 @dataclass(frozen=True)
@@ -189,12 +227,8 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> 
 
     It computes in the precision that the run began with. Where the run's own images have changed since, a line says so.
     """
-    opened = open_run(path)
-    config = opened.config
-    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
-    about = content["about"]
-    runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"))
-    say(f"{os.fspath(path)}: {which} checkpoint, step {content['step']}; {runtime.line()}")
+    opened = open_frozen(path, which)
+    config = opened.run.config
     try:
         dataset = open_dataset(data or config.data, config.store, config.short_side)
     except UserError as error:
@@ -203,8 +237,8 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> 
         told = f"the data of the run {shlex.quote(os.fspath(path))} can't be opened"
         raise UserError(f"{told} ({error}); if it was moved, give --data DIR") from error
     say(dataset.note)
-    if data is None and about["data"] != dataset.fingerprints:
+    if data is None and opened.about["data"] != dataset.fingerprints:
         say(f"the images in {config.data} are not those that the run was trained on: they have changed since")
-    backbone = _backbone(config, content).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    backbone.requires_grad_(False).eval()
-    return TrainedRun(opened.folder, config, runtime, dataset, backbone, content["step"], len(content["state"]["rows"]))
+    frozen = opened.frozen
+    folder = opened.run.folder
+    return TrainedRun(folder, config, frozen.runtime, dataset, frozen.backbone, opened.step, opened.epoch)

@@ -40,6 +40,10 @@ class Ragged:
         """`images` (n,) as n images numbered from 0; the pixels are the same memory."""
         return Ragged(self.pixels, self.offsets[images], self.heights[images], self.widths[images])
 
+    def on(self, device: torch.device) -> Ragged:
+        """The same images on `device`."""
+        return Ragged(self.pixels.to(device), self.offsets, self.heights, self.widths)
+
     def ahead(self, images: NDArray[np.int64]) -> None:
         """They are here already."""
 
