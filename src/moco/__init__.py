@@ -29,6 +29,8 @@ _PLACES = {
     "linear": "moco.runs.linear",
     "evaluate": "moco.runs.evaluate",
     "verify": "moco.runs.verify",
+    "labels": "moco.runs.labels",
+    "LabelsOptions": "moco.runs.labels_options",
     "preview": "moco.runs.preview",
     "bench": "moco.runs.bench",
     "Silent": "moco.console",

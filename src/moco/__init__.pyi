@@ -5,6 +5,8 @@ from moco.errors import UserError as UserError
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
 from moco.runs.evaluate import evaluate as evaluate
+from moco.runs.labels import labels as labels
+from moco.runs.labels_options import LabelsOptions as LabelsOptions
 from moco.runs.linear import linear as linear
 from moco.runs.pretrain import pretrain as pretrain
 from moco.runs.pretrain import resume as resume

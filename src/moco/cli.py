@@ -29,6 +29,7 @@ COMMANDS = {
     "linear": "linear classification on the frozen backbone",
     "evaluate": "accuracy on train and validation, all images",
     "verify": "a stretch of a run trained again, and compared with what it recorded",
+    "labels": "accuracy against the number of labels: is pre-training worth it here?",
     "report": "the plots of one run",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",

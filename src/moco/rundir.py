@@ -23,9 +23,17 @@ MARKER = ".moco-run.json"  # says that the folder is this program's, and which r
 _WRITTEN = {
     "checkpoints": ("step-*.pt", "epoch-*.pt", "last.pt", "best.pt", "*.pt.damaged", ".*.pt.*.tmp"),
     "linear": ("classifier.pt", "metrics.csv", "result.json"),
-    "plots": ("pretrain_loss.png", "pretrain_score.png", "linear_loss.png", "linear_score.png"),
+    "plots": ("pretrain_loss.png", "pretrain_score.png", "linear_loss.png", "linear_score.png", "labels.png"),
     "tensorboard": ("events.out.tfevents.*",),
-    "": ("config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json"),
+    "": (
+        "config.yaml",
+        "environment.json",
+        "baseline.json",
+        "metrics.csv",
+        "steps.csv",
+        "evaluation.json",
+        "labels.json",
+    ),
 }
 
 
@@ -172,6 +180,10 @@ class RunDir:
     @property
     def evaluation_file(self) -> Path:
         return self.root / "evaluation.json"
+
+    @property
+    def labels_file(self) -> Path:
+        return self.root / "labels.json"
 
     @property
     def plots(self) -> Path:
