@@ -5,6 +5,9 @@ from moco.errors import UserError as UserError
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
 from moco.runs.evaluate import evaluate as evaluate
+from moco.runs.finetune import finetune as finetune
+from moco.runs.finetune import resume_finetune as resume_finetune
+from moco.runs.finetune_options import FinetuneOptions as FinetuneOptions
 from moco.runs.labels import labels as labels
 from moco.runs.labels_options import LabelsOptions as LabelsOptions
 from moco.runs.linear import linear as linear

@@ -29,6 +29,7 @@ COMMANDS = {
     "linear": "linear classification on the frozen backbone",
     "evaluate": "accuracy on train and validation, all images",
     "verify": "a stretch of a run trained again, and compared with what it recorded",
+    "finetune": "train the whole network on labels, from a run's weights or from scratch",
     "labels": "accuracy against the number of labels: is pre-training worth it here?",
     "report": "the plots of one run",
     "bench": "throughput here, against the limit of this machine",
@@ -38,7 +39,12 @@ COMMANDS = {
 
 _LESS = "lower --train.batch_size, --views.size or --model.queue_size, or take a smaller --model.backbone"
 # What an answer to "out of memory" can name; the other commands have nothing to lower.
-LESS_MEMORY = {"pretrain": _LESS, "bench": _LESS, "linear": "lower --batch_size, or --passes"}
+LESS_MEMORY = {
+    "pretrain": _LESS,
+    "bench": _LESS,
+    "linear": "lower --batch_size, or --passes",
+    "finetune": "lower --batch_size",
+}
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 

@@ -186,6 +186,14 @@ class RunDir:
         return self.root / "labels.json"
 
     @property
+    def finetune_file(self) -> Path:
+        return self.root / "finetune.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.root / "result.json"
+
+    @property
     def plots(self) -> Path:
         return self.root / "plots"
 

@@ -25,12 +25,12 @@ from moco.evaluators.monitors import Measured
 from moco.evaluators.sample import sample
 from moco.files import locked
 from moco.label_curves import LabelCurve, LabelPoint, LabelsResult
-from moco.randomness import Purpose, torch_seed
 from moco.report.labels import write_labels_plot
 from moco.rundir import RunDir
+from moco.runs.finetune import initial_backbone
 from moco.runs.labels_options import LabelsOptions
 from moco.runs.splits import Opened, open_splits
-from moco.runs.trained import build_model, open_run
+from moco.runs.trained import open_run
 
 THUMBNAIL = 16  # px; the side of the raw pixels: a linear classifier does no better on more of them
 
@@ -106,7 +106,7 @@ def draw_labels(classes: NDArray[np.int64], shares: list[float], options: Labels
 def _measured(opened: Opened, config: Config) -> list[tuple[str, Measured]]:
     """Features of both splits by the run's backbone, by the same one as its training began with, and raw pixels."""
     frozen = opened.frozen
-    untrained = initial_backbone(config).to(frozen.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    untrained = initial_backbone(config, config.seed).to(frozen.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with evaluating(untrained):
         kinds: list[tuple[str, str, Frozen]] = [
             ("frozen", "pre-trained", frozen),
@@ -117,12 +117,6 @@ def _measured(opened: Opened, config: Config) -> list[tuple[str, Measured]]:
             (name, Measured(by.measured(opened.train, f"{title}, train"), by.measured(opened.val, f"{title}, val")))
             for name, title, by in kinds
         ]
-
-
-def initial_backbone(config: Config) -> nn.Module:
-    """The backbone with the weights that a run of `config` begins with."""
-    torch.manual_seed(torch_seed(config.seed, Purpose.INIT))
-    return build_model(config).encoder_q.backbone
 
 
 def _curve(name: str, measured: Measured, drawn: Draws, opened: Opened) -> LabelCurve:
