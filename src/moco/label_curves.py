@@ -103,7 +103,11 @@ class LabelsResult:
     @property
     def sentence(self) -> str:
         """What it comes to, in one plain sentence."""
-        return sentence(self.curve("frozen"), self.curve("random"))
+        said = sentence(self.curve("frozen"), self.curve("random"))
+        if not any(curve.name == "finetuned" for curve in self.curves):
+            return said
+        tuned, scratch = (spoken_of(self.curve(name)) for name in ("finetuned", "scratch"))
+        return f"{said}; fine-tuned it reaches {share_text(tuned.mean)}, from scratch {share_text(scratch.mean)}"
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all, with the sentence and each point's mean and interval."""
@@ -147,7 +151,7 @@ def sentence(trained: LabelCurve, random: LabelCurve) -> str:
 
     The draws are the same images for both, so that they are compared draw by draw.
     """
-    spoken = min(trained.points, key=lambda point: abs(math.log(point.share / SPOKEN_SHARE)))
+    spoken = spoken_of(trained)
     other = random.at(spoken.share)
     assert other is not None, "the curves have the same shares"
     figures = f"({share_text(spoken.mean)} and {share_text(other.mean)})"
@@ -169,6 +173,11 @@ def sentence(trained: LabelCurve, random: LabelCurve) -> str:
         f"with {labels} the pre-trained backbone does what random weights need {share_text(reached)} for "
         f"({share_text(spoken.mean)} of the validation images right)"
     )
+
+
+def spoken_of(curve: LabelCurve) -> LabelPoint:
+    """The point that the sentence is about."""
+    return min(curve.points, key=lambda point: abs(math.log(point.share / SPOKEN_SHARE)))
 
 
 def share_to_reach(curve: LabelCurve, top1: float) -> float | None:

@@ -198,7 +198,7 @@ class FinetuneResult:
     """`result.json` of a fine-tuning: how it ended, on all validation images.
 
     Attributes:
-        run, checkpoint: the pre-training run's absolute path, and which of its checkpoints.
+        run, checkpoint, run_step: the pre-training run's absolute path, which of its checkpoints, and of which step.
         source: where the weights began: `run`, or `scratch`.
         options: as they were used, by name.
         images: labelled images learnt from; `class_images` of each class.
@@ -214,6 +214,7 @@ class FinetuneResult:
 
     run: str
     checkpoint: str
+    run_step: int
     source: str
     options: dict[str, Any]
     images: int

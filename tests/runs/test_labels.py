@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import SMALL
+from tests.runs.test_finetune import stop_after
 
 import moco
 from moco.cli import main
 from moco.evaluators.draws import Amount, draw
 from moco.label_curves import LabelsResult
+from moco.results import FinetuneResult
 from moco.runs.finetune import initial_backbone
 from moco.runs.labels import draw_labels
 
@@ -48,6 +50,26 @@ def test_random_weights_are_those_that_the_run_began_with(run: Path) -> None:
     assert all(bool((a == b).all()) for a, b in zip(one.parameters(), other.parameters()))
     trained, _ = moco.load_backbone(run)
     assert not all(bool((a == b).all()) for a, b in zip(one.parameters(), trained.parameters()))
+
+
+def test_fine_tuned_and_from_scratch_on_the_same_draws_are_taken_where_they_are_done(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["labels", str(run), "--draws", "2", "--shares", "10,100", "--finetune", "--finetune_epochs", "2"]
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert main(command) == 75
+    assert "the same `moco labels` goes on" in capsys.readouterr().err
+    assert main(command) == 0
+    result = LabelsResult.load(run / "labels.json")
+    assert [c.name for c in result.curves[3:]] == ["finetuned", "scratch"]
+    assert [(p.images, len(p.top1)) for p in result.curves[3].points] == [(2, 2), (24, 1)]
+    assert "; fine-tuned it reaches" in capsys.readouterr().out.replace("\n", " ")
+    done = FinetuneResult.load(run / "labels-finetune" / "finetune-scratch-10pct-draw1" / "result.json")
+    assert result.curve("scratch").points[0].top1[1] == done.last.top1
+    monkeypatch.setattr("moco.runs.labels.finetune", lambda *_, **__: pytest.fail("trained again"))
+    assert main(command) == 0
+    assert LabelsResult.load(run / "labels.json").curves == result.curves
 
 
 def test_all_labels_are_drawn_once() -> None:

@@ -24,7 +24,12 @@ def parser() -> Parser:
     made.add_argument(
         "--checkpoint", type=str, default="last", metavar="WHICH", help="last (default), best, or a kept epoch's number"
     )
-    made.add_class_arguments(LabelsOptions, nested_key=None)
+    made.add_argument(
+        "--finetune",
+        action="store_true",
+        help="fine-tune the whole network, and train it from scratch, on each draw too: hours instead of seconds",
+    )
+    made.add_class_arguments(LabelsOptions, nested_key=None, skip={"finetune"})
     return made
 
 
@@ -60,7 +65,7 @@ def print_labels(result: LabelsResult) -> None:
     out.print(
         f"top-1 on {result.val_images:,} validation images: mean over the draws, 95 % interval of the mean", table
     )
-    out.print(result.sentence)
+    print(result.sentence)  # one line, however narrow the terminal
 
 
 def _cell(point: LabelPoint | None, encoding: str) -> str:

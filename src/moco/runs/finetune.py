@@ -192,6 +192,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "arithmetic": f"the whole batch at once on {runtime.threads} threads", "data": opened.data_sha256,
+        "run_step": opened.step,
     }  # fmt: skip
     say(
         f"{len(images):,} of {len(train):,} training images, {tuning.epochs} epochs of "
@@ -238,6 +239,7 @@ def _conclude(prepared: _Prepared, folder: RunDir) -> FinetuneResult:
     result = FinetuneResult(
         run=prepared.tuning.run,
         checkpoint=prepared.tuning.which,
+        run_step=opened.step,
         source=prepared.tuning.source,
         options=asdict(prepared.tuning.options),
         images=len(prepared.images),

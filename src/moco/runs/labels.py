@@ -15,6 +15,7 @@ from torch import nn
 from moco.config import Config
 from moco.console import say
 from moco.environment import describe
+from moco.errors import Interrupted
 from moco.evaluators.classifier import top1
 from moco.evaluators.draws import Amount, draw
 from moco.evaluators.features import Features, LabelledFeatures
@@ -23,15 +24,19 @@ from moco.evaluators.frozen import Frozen, evaluating
 from moco.evaluators.logistic import MOST_IMAGES
 from moco.evaluators.monitors import Measured
 from moco.evaluators.sample import sample
-from moco.files import locked
+from moco.files import locked, read_json
 from moco.label_curves import LabelCurve, LabelPoint, LabelsResult
 from moco.report.labels import write_labels_plot
+from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune import initial_backbone
+from moco.runs.finetune import default_name, finetune, initial_backbone, resume_finetune
+from moco.runs.finetune_options import FinetuneOptions, Tuning
 from moco.runs.labels_options import LabelsOptions
 from moco.runs.splits import Opened, open_splits
-from moco.runs.trained import open_run
+from moco.runs.trained import Run, open_run
 
+TUNED = {"finetuned": "run", "scratch": "scratch"}  # curves, and where their weights begin
+TUNINGS = "labels-finetune"  # the folder in the run where the fine-tunings are
 THUMBNAIL = 16  # px; the side of the raw pixels: a linear classifier does no better on more of them
 
 
@@ -62,6 +67,7 @@ def labels(
 
     Raises:
         UserError: options, data or checkpoint that can't be right; another process is at it in this run.
+        Interrupted: in a fine-tuning, after a stop signal; the same call goes on.
     """
     options = options or LabelsOptions()
     shares = options.checked()
@@ -69,9 +75,11 @@ def labels(
     busy = f"another `moco labels {shlex.quote(os.fspath(run))}` is at work: wait for it"
     with locked(folder.root / ".labels.lock", busy):
         started = time.perf_counter()
-        opened, config = open_splits(run, checkpoint, data), open_run(run).config
+        opened, trained = open_splits(run, checkpoint, data), open_run(run)
         drawn = draw_labels(opened.train.labels.cpu().numpy(), shares, options)
-        curves = [_curve(name, measured, drawn, opened) for name, measured in _measured(opened, config)]
+        curves = [_curve(name, measured, drawn, opened) for name, measured in _measured(opened, trained.config)]
+        if options.finetune:
+            curves += [_tuned_curve(name, drawn, opened, options, trained, data) for name in TUNED]
         result = LabelsResult(
             checkpoint=checkpoint,
             step=opened.step,
@@ -88,6 +96,7 @@ def labels(
             environment=describe(),
         )
         result.save(folder.labels_file)
+        config = trained.config
         title = f"{folder.root.resolve().name}  ({config.model.backbone}, {config.views.size} px)"
         write_labels_plot(result, title, folder.plots / "labels.png")
     return result
@@ -137,6 +146,43 @@ def _curve(name: str, measured: Measured, drawn: Draws, opened: Opened) -> Label
     curve = LabelCurve(name, points)
     say(f"{curve.title}: {points[0].mean:.1%} with {points[0].images} labels, {points[-1].mean:.1%} with all asked for")
     return curve
+
+
+def _tuned_curve(
+    name: str, drawn: Draws, opened: Opened, options: LabelsOptions, run: Run, data: str | None
+) -> LabelCurve:
+    """A fine-tuning on each draw, scored after its last epoch; those that an earlier call has done are taken."""
+    source, points = TUNED[name], []
+    for share, images in zip(drawn.shares, drawn.images):
+        results = []
+        for number, labelled in enumerate(images):
+            asked = FinetuneOptions(f"{100 * share:.12g}%", number, options.finetune_epochs, seed=options.seed)
+            decided = asked.decided(source, len(labelled), len(opened.val))
+            tuning = Tuning(str(run.path.resolve()), opened.checkpoint, source, run.config, data, decided)
+            results.append(_tuned(RunDir(run.path / TUNINGS / default_name(source, asked)), tuning, opened))
+        points.append(LabelPoint(share, results[0].images, [result.last.top1 for result in results]))
+    return LabelCurve(name, points)
+
+
+def _tuned(place: RunDir, tuning: Tuning, opened: Opened) -> FinetuneResult:
+    """The fine-tuning in `place`: the one that is there if it is just this one, gone on with if it was stopped."""
+    try:
+        if not _is_there(place, tuning, opened):
+            say(f"{place.root.name}:")
+            t = tuning
+            return finetune(t.run, t.options, t.source, t.data, place.root, overwrite=True, which=t.which)
+        return FinetuneResult.load(place.result_file) if place.result_file.is_file() else resume_finetune(place.root)
+    except Interrupted as stop:
+        raise Interrupted("stopped, and everything is saved: the same `moco labels` goes on with it") from stop
+
+
+def _is_there(place: RunDir, tuning: Tuning, opened: Opened) -> bool:
+    """Whether `place` has just this fine-tuning, of the same images and from the same weights."""
+    if not (place.finetune_file.is_file() and place.environment_file.is_file()):
+        return False
+    began = read_json(place.environment_file, "environment")
+    found = Tuning.from_dict(read_json(place.finetune_file, "fine-tuning"))
+    return found == tuning and began["data"] == opened.data_sha256 and began["run_step"] == opened.step
 
 
 def _part(split: LabelledFeatures, images: NDArray[np.int64]) -> LabelledFeatures:
