@@ -31,6 +31,7 @@ _PLACES = {
     "verify": "moco.runs.verify",
     "finetune": "moco.runs.finetune",
     "resume_finetune": "moco.runs.finetune",
+    "load_finetuned": "moco.runs.finetune",
     "FinetuneOptions": "moco.runs.finetune_options",
     "labels": "moco.runs.labels",
     "LabelsOptions": "moco.runs.labels_options",

@@ -6,6 +6,7 @@ from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
 from moco.runs.evaluate import evaluate as evaluate
 from moco.runs.finetune import finetune as finetune
+from moco.runs.finetune import load_finetuned as load_finetuned
 from moco.runs.finetune import resume_finetune as resume_finetune
 from moco.runs.finetune_options import FinetuneOptions as FinetuneOptions
 from moco.runs.labels import labels as labels

@@ -74,6 +74,21 @@ def test_it_learns_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert FinetuneResult.load(place / "copy.json") == result
 
 
+def test_the_network_without_the_data_says_what_evaluation_says(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = FinetuneOptions(epochs=6, batch_size=8, lr=0.003, head_lr=0.03, every_epochs=1)
+    result = moco.finetune(run, options, out=tmp_path / "out")
+    monkeypatch.setattr("moco.runs.trained.open_dataset", lambda *_: pytest.fail("the data was opened"))
+    for which, scores in (("last", result.last), ("best", result.best)):
+        network, preprocess, classes = moco.load_finetuned(tmp_path / "out", which)
+        right = 0
+        for path in sorted((data / "val").rglob("*.png")):
+            with torch.no_grad():
+                right += classes[int(network(preprocess(path)).argmax())] == path.parent.name
+        assert right == scores.correct
+
+
 def tensors(place: Path) -> dict[str, torch.Tensor]:
     content = checkpoint.load(place / "checkpoints" / "last.pt")
     found = dict(content["model"])

@@ -33,14 +33,14 @@ from moco.runs.evaluate import readable
 from moco.runs.finetune_options import FinetuneOptions, Tuning
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.splits import Opened, open_splits
-from moco.runs.trained import build_model, open_run
+from moco.runs.trained import Preprocess, build_model, open_run
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Loop, Monitors
 from moco.train.optimizer import build_optimizer
 from moco.train.state import Totals
 from moco.train.training import Training
 from moco.train.tuning import TUNING, LabelledOrder, LabelledViews, TuneStats, TuneStep, class_weights
-from moco.views.pipelines import pipeline
+from moco.views.pipelines import pipeline, scaling
 
 SOURCES = ("run", "scratch")
 
@@ -110,14 +110,8 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
 
     Raises as `finetune` does, and `UserError` for other data than it began with.
     """
-    folder = RunDir(Path(place))
-    if not folder.finetune_file.is_file():
-        raise UserError(f"{os.fspath(place)} is no directory of `moco finetune`: it has no {folder.finetune_file.name}")
+    folder, tuning = _open(place)
     with folder.locked():
-        try:
-            tuning = Tuning.from_dict(read_json(folder.finetune_file, "fine-tuning"))
-        except UserError as error:
-            raise UserError(f"{folder.finetune_file}: {error}") from error
         found = to_go_on_from(folder)
         prepared = _prepare(tuning)
         loop = prepared.loop(folder)
@@ -135,6 +129,43 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
             say(f"resuming at step {loop.training.progress.step} (epoch {loop.training.epoch + 1})")
         loop.train()
         return _conclude(prepared, folder)
+
+
+def load_finetuned(
+    place: str | os.PathLike[str], which: str = "last", device: str = "cpu"
+) -> tuple[nn.Module, Preprocess, list[str]]:
+    """A fine-tuned network, the preprocessing that belongs to it, and the class names; no data set is needed.
+
+    Args:
+        place: the directory of the fine-tuning.
+        which: `last` or `best`.
+        device: where the module goes.
+
+    Returns:
+        the network in evaluation mode, (N, 3, H, W) -> logits (N, classes), float32; its `Preprocess`; the names.
+
+    Raises:
+        UserError: there is no such fine-tuning or checkpoint, or it is damaged.
+    """
+    folder, tuning = _open(place)
+    content = checkpoint.load_for_evaluation(folder.checkpoints, which)
+    about, config = content["about"], tuning.base
+    classes, width = content["model"]["head.weight"].shape
+    model = Tuned(build_model(config).encoder_q.backbone, width, classes)
+    model.load_state_dict(content["model"])
+    preprocess = Preprocess(config.views.size, config.short_side, about["ranges"], scaling(config.views))
+    return model.to(device).eval(), preprocess, about["classes"]
+
+
+def _open(place: str | os.PathLike[str]) -> tuple[RunDir, Tuning]:
+    """The directory of a fine-tuning, and what it is. Raises `UserError` if it is none, or its record is damaged."""
+    folder = RunDir(Path(place))
+    if not folder.finetune_file.is_file():
+        raise UserError(f"{os.fspath(place)} is no directory of `moco finetune`: it has no {folder.finetune_file.name}")
+    try:
+        return folder, Tuning.from_dict(read_json(folder.finetune_file, "fine-tuning"))
+    except UserError as error:
+        raise UserError(f"{folder.finetune_file}: {error}") from error
 
 
 def default_name(source: str, options: FinetuneOptions) -> str:
@@ -192,7 +223,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "arithmetic": f"the whole batch at once on {runtime.threads} threads", "data": opened.data_sha256,
-        "run_step": opened.step,
+        "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(
         f"{len(images):,} of {len(train):,} training images, {tuning.epochs} epochs of "
