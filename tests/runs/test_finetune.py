@@ -57,7 +57,7 @@ def table(place: Path) -> list[dict[str, str]]:
 def test_it_learns_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
     capsys.readouterr()
-    assert main(["finetune", str(run), "--labels", "50%", "--batch_size", "8", "--epochs", "12", "--lr", "1e-3"]) == 0
+    assert main(["finetune", str(run), "--labels", "50%", "--batch_size", "8", "--epochs", "12"]) == 0
     said = capsys.readouterr().out
     place = run / "finetune-50pct"
     result = FinetuneResult.load(place / "result.json")
@@ -112,7 +112,7 @@ def stop_after(step: int, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("words", "stops"),
-    [(["--balance", "sampling"], (1, 7)), (["--optimizer", "sgd", "--balance", "loss", "--from", "scratch"], (4,))],
+    [(["--balance", "sampling", "--optimizer", "adamw"], (1, 7)), (["--balance", "loss", "--from", "scratch"], (4,))],
 )
 def test_stopped_and_resumed_is_the_same_to_the_bit(
     words: list[str], stops: Iterable[int], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -162,8 +162,8 @@ def test_best_is_reported_as_such(run: Path, tmp_path: Path) -> None:
 
 def test_what_is_left_open_is_decided_by_the_data() -> None:
     few = FinetuneOptions().decided("run", 100, 1000)
-    assert (few.epochs, few.batch_size, few.lr, few.head_lr) == (500, 64, 2e-4, 2e-3)
-    many = FinetuneOptions(optimizer="sgd", lr=0.3).decided("scratch", 100_000, 1000)
+    assert (few.epochs, few.batch_size, few.lr, few.head_lr) == (500, 64, 0.05, 0.2)
+    many = FinetuneOptions(lr=0.3).decided("scratch", 100_000, 1000)
     assert (many.epochs, many.lr, many.head_lr, many.every_epochs) == (30, 0.3, 0.05, 1)
     assert few.every_epochs == 34  # 1000 forward passes against 3 x 100 an epoch, a tenth at most
     assert FinetuneOptions(batch_size=64).decided("run", 10, 10).batch_size == 10
