@@ -13,7 +13,7 @@ ROOT = Path(moco.__file__).parent
 BASE = {
     "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
     "checkpoint", "cgroups", "presets", "sizing", "tables", "cosine", "folders", "results",
-    "threads", "automatic",
+    "threads", "automatic", "label_curves",
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,

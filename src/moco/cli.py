@@ -34,6 +34,8 @@ COMMANDS = {
     "cache": "the packed stores: what of, how large, how long unused",
     "embed": "the features of every image, as a file",
     "search": "the nearest images of a feature file",
+    "finetune": "train the whole network on labels, from a run's weights or from scratch",
+    "labels": "accuracy against the number of labels: is pre-training worth it here?",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",
@@ -46,6 +48,7 @@ LESS_MEMORY = {
     "bench": _LESS,
     "linear": "lower --batch_size, or --passes",
     "embed": "lower --batch_size",
+    "finetune": "lower --batch_size",
 }
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")

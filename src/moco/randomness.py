@@ -25,6 +25,10 @@ class Purpose(IntEnum):
     DROPOUT = 9
     PREVIEW = 10
     SAMPLE = 11
+    LABELS = 20
+    LABEL_FOLDS = 21
+    TUNE_ORDER = 22
+    TUNE_VIEW = 23
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -193,6 +193,62 @@ class Evaluation:
         return _record(cls, values, path)
 
 
+@dataclass(frozen=True)
+class FinetuneResult:
+    """`result.json` of a fine-tuning: how it ended, on all validation images.
+
+    Attributes:
+        run, checkpoint, run_step: the pre-training run's absolute path, which of its checkpoints, and of which step.
+        source: where the weights began: `run`, or `scratch`.
+        options: as they were used, by name.
+        images: labelled images learnt from; `class_images` of each class.
+        val_images: images that the scores are of.
+        epochs, steps: trained.
+        views_top1: of the last epoch's augmented training views, in training mode.
+        last: the scores after the last epoch.
+        best: those of the epoch with the highest validation top-1, `best_epoch`: chosen on validation, optimistic.
+        data, data_sha256: what was learnt, and the fingerprint of each split.
+        classes: their names, in label order; `class_names` are those for people.
+        environment: versions and hardware.
+    """
+
+    run: str
+    checkpoint: str
+    run_step: int
+    source: str
+    options: dict[str, Any]
+    images: int
+    class_images: list[int]
+    val_images: int
+    epochs: int
+    steps: int
+    views_top1: float
+    last: SplitScores
+    best: SplitScores
+    best_epoch: int
+    data: str | None
+    data_sha256: dict[str, str]
+    classes: list[str]
+    class_names: list[str]
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"last": self.last.as_dict(), "best": self.best.as_dict()}
+        write_text(path, json.dumps(values, indent=1 if len(self.classes) <= DENSE_CLASSES else None) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> FinetuneResult:
+        """Read it. Raises `UserError` if it is missing, damaged, or something else."""
+        values = read_json(path, "fine-tuning's result")
+        try:
+            values = values | {name: SplitScores.from_dict(values[name]) for name in ("last", "best")}
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is no FinetuneResult that this version of moco reads") from error
+        return _record(cls, values, path)
+
+
 def _record(record: type[Record], values: Any, path: Path) -> Record:
     """`record` of the JSON `values`; names that it doesn't know are another version's, and passed over."""
     known = {f.name for f in fields(record)}  # type: ignore[arg-type]

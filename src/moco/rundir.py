@@ -25,13 +25,13 @@ _WRITTEN = {
     "linear": ("classifier.pt", "metrics.csv", "result.json"),
     "plots": tuple(
         f"{name}.{kind}"
-        for name in ("pretrain_loss", "pretrain_score", "linear_loss", "linear_score")
+        for name in ("pretrain_loss", "pretrain_score", "linear_loss", "linear_score", "labels")
         for kind in ("png", "svg")
     ),
     "tensorboard": ("events.out.tfevents.*",),
     "": (
         "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json",
-        "failure.json", "report.html",
+        "labels.json", "failure.json", "report.html",
     ),
 }  # fmt: skip
 
@@ -204,6 +204,18 @@ class RunDir:
     @property
     def evaluation_file(self) -> Path:
         return self.root / "evaluation.json"
+
+    @property
+    def labels_file(self) -> Path:
+        return self.root / "labels.json"
+
+    @property
+    def finetune_file(self) -> Path:
+        return self.root / "finetune.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.root / "result.json"
 
     @property
     def plots(self) -> Path:

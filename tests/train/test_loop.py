@@ -20,6 +20,7 @@ from moco.rundir import RunDir
 from moco.runtime import Runtime
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Loop, Monitors
+from moco.train.metrics import Account
 from moco.train.optimizer import build_optimizer
 from moco.train.pace import Pace
 from moco.train.step import StepStats
@@ -87,6 +88,25 @@ def test_a_run_from_the_first_step_to_the_last(tmp_path: Path) -> None:
     assert [row["contrast_top1"] for row in steps] == [str(n) for n in range(9)]
     order = [batch.tolist() for epoch in range(3) for batch in made.sampler.order(epoch)]
     assert made.views.coming == [b for i, b in enumerate(order) if i % 3]  # type: ignore[attr-defined]
+
+
+def test_another_kind_of_training_tells_of_itself_in_its_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account = Account(
+        ("epoch", "right"), lambda means, config: {"right": means["top1"]}, lambda row, n: f"right {row['right']}/{n}",
+        "right", "moco other --resume",
+    )  # fmt: skip
+    made = training()
+    with RunDir.created(tmp_path / "run") as folder:
+        loop(folder, made, account=account).train()
+        again = loop(folder, training(), account=account)
+        again.signals.stop = "SIGINT"
+        with pytest.raises(Interrupted, match="go on with: moco other --resume"):
+            again.train()
+    assert "right 7.0/3" in capsys.readouterr().err
+    assert folder.metrics_file.read_text().startswith("epoch,right,step,")
+    assert folder.steps_file.read_text().startswith("step,epoch,lr,loss,right\n")
 
 
 def test_state_dict_and_back_is_the_same_to_the_bit() -> None:

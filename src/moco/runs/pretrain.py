@@ -29,6 +29,7 @@ from moco.files import read_json, write_json
 from moco.model.backbone import check_backbone
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
+from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.trained import Run, build_model, labelled, open_run, pixel_source
 from moco.runtime import Precision, Runtime
 from moco.sizing import advice, sized
@@ -98,7 +99,7 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
         quoted = shlex.quote(os.fspath(run))
         raise UserError(f"--resume {quoted} with other options than it began with: " + "; ".join(differences))
     with folder.locked():
-        found = _to_go_on_from(folder)
+        found = to_go_on_from(folder)
         decided = None if found is None else Precision(found.content["about"]["precision"], "as this run began")
         prepared = prepare(config, decided)
         loop = prepared.loop(folder)
@@ -110,7 +111,7 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
             _say_new_schedule(saved, config, found.content["state"]["rows"])
             checkpoint.set_aside(found.damaged)
             loop.training.load_state_dict(dict(found.content))
-            _mend_best(folder, found, prepared)
+            mend_best(folder, found, prepared.training.sampler.steps_per_epoch)
             done = loop.training.progress
             say(f"resuming at step {done.step} (epoch {loop.training.epoch + 1})")
         folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
@@ -219,21 +220,6 @@ def _splittable(config: Config) -> bool:
     return True
 
 
-def _to_go_on_from(folder: RunDir) -> checkpoint.Found | None:
-    """The checkpoint that a resumed run starts at; None for a run that was killed before its first.
-
-    Raises `UserError` where something was trained and no checkpoint of it can be used: going on would overwrite it.
-    """
-    wayout = f"restore one from a copy, or begin anew with another --out; nothing in {folder.root} was changed"
-    try:
-        found = checkpoint.newest(folder.checkpoints)
-    except UserError as error:
-        raise UserError(f"{error}; {wayout}") from error
-    if found is None and folder.metrics_file.exists():
-        raise UserError(f"{folder.root} has metrics.csv but no checkpoint: {wayout}")
-    return found
-
-
 def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
     """Raises `UserError` for other images; says what else differs from where the run began, as that changes bits."""
     if about["data"] != prepared.about["data"]:
@@ -245,22 +231,9 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
 
 def what_differs(about: dict[str, Any], prepared: Prepared) -> list[str]:
     """What changes bits since the checkpoint that `about` is of, in phrases; empty where nothing does."""
-    now = prepared.about
-    words = [
-        f"{what} {about[key]}, now {now[key]}"
-        for key, what in (
-            ("precision", "in"),
-            ("processor", "on"),
-            ("gpus", "with GPUs"),
-            ("arithmetic", "computing"),
-            ("compile", "with runtime.compile"),
-        )
-        if key in about and about[key] != now[key]
-    ]
+    words = what_changed(about, prepared.about)
     if "arithmetic" not in about and prepared.runtime.device.type == "cpu" and prepared.config.bn_splits > 1:
         words.append("before the parts of a batch had threads of their own")
-    before, after = about.get("versions", {}), now["versions"]
-    words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
     return words
 
 
@@ -271,13 +244,6 @@ def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
             f"train.epochs was {saved.train.epochs}, now {config.train.epochs}: the learning rate follows the new "
             f"schedule from here on (it was {rows[-1]['lr']:.3g} in epoch {rows[-1]['epoch']})"
         )
-
-
-def _mend_best(folder: RunDir, found: checkpoint.Found, prepared: Prepared) -> None:
-    """Point `best.pt` at the checkpoint that its own state calls the best: a kill can fall between the two files."""
-    state, per_epoch = found.content["state"], prepared.training.sampler.steps_per_epoch
-    if state["best_epoch"] is not None and state["best_epoch"] * per_epoch == found.content["step"]:
-        checkpoint.point_best(folder.checkpoints, found.path)
 
 
 def _conclude(loop: Loop, prepared: Prepared) -> None:

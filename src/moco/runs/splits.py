@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 from moco.data.item import printable
 from moco.errors import UserError
@@ -22,6 +23,7 @@ class Opened:
         train, val: the splits.
         data: where they are from: an absolute path, or the name of a built-in set.
         data_sha256: fingerprint of each split.
+        ranges: what became black and white in images of more than 8 bits, by kind.
         checkpoint, step, epoch: the backbone's.
     """
 
@@ -30,6 +32,7 @@ class Opened:
     val: Labelled
     data: str
     data_sha256: dict[str, str]
+    ranges: dict[str, Any]
     checkpoint: str
     step: int
     epoch: int
@@ -44,8 +47,10 @@ def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None) 
     trained = open_trained(run, checkpoint, data)
     train, val = _splits(trained, run, data)
     frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime, scaling(trained.config.views))
-    fingerprints = trained.data.fingerprints
-    return Opened(frozen, train, val, trained.data.source, fingerprints, checkpoint, trained.step, trained.epoch)
+    found = trained.data
+    return Opened(
+        frozen, train, val, found.source, found.fingerprints, found.ranges, checkpoint, trained.step, trained.epoch
+    )
 
 
 def _splits(trained: TrainedRun, run: str | os.PathLike[str], data: str | None) -> tuple[Labelled, Labelled]:

@@ -17,7 +17,7 @@ from moco.rundir import RunDir
 from moco.runtime import Runtime
 from moco.tables import Row, write_csv
 from moco.train.interrupt import StopSignals
-from moco.train.metrics import COLUMNS, TensorBoard, epoch_line
+from moco.train.metrics import PRETRAINING, Account, TensorBoard
 from moco.train.neighbours import Neighbours
 from moco.train.pace import Pace
 from moco.train.steps import StepLog
@@ -37,6 +37,7 @@ class Monitors:
         health: asked each epoch; yields (column, value).
         diagnose: a row -> one sentence if it says that something is wrong.
         best_by: the column whose best checkpoint is kept.
+        account: how the training tells of itself.
     """
 
     evaluators: list[Evaluator] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Monitors:
     health: Evaluator = tuple
     diagnose: Callable[[Row], str | None] = lambda row: None
     best_by: str = "knn_top1"
+    account: Account = PRETRAINING
 
 
 class Loop:
@@ -65,7 +67,7 @@ class Loop:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
         training = self.training
         tensorboard = TensorBoard(self.run.tensorboard)
-        log = StepLog(self.run.steps_file, tensorboard)
+        log = StepLog(self.run.steps_file, tensorboard, self.monitors.account.top1)
         log.begin(training.progress.step)
         try:
             with self.signals:
@@ -135,7 +137,7 @@ class Loop:
         if stop:
             raise Interrupted(
                 f"{stop}: stopped and saved at step {self.training.progress.step}; "
-                f"go on with: moco pretrain --resume {shlex.quote(str(self.run.root))}"
+                f"go on with: {self.monitors.account.resume} {shlex.quote(str(self.run.root))}"
             )
 
     def _finish_epoch(self, tensorboard: TensorBoard) -> None:
@@ -151,9 +153,9 @@ class Loop:
         best = value is not None and (done.best is None or value > done.best)
         if best:
             done.best, done.best_epoch = value, epoch
-        write_csv(self.run.metrics_file, done.rows, COLUMNS)
+        write_csv(self.run.metrics_file, done.rows, self.monitors.account.columns)
         tensorboard.write(row)
-        say(epoch_line(row, epochs))
+        say(self.monitors.account.line(row, epochs))
         sentence = self.monitors.diagnose(row)
         if sentence is not None and sentence != self._said:
             say(sentence)  # once, not every epoch that it holds
@@ -181,11 +183,8 @@ class Loop:
             "samples_per_s": per_epoch * batch / max(done.seconds, 1e-9),
             "lr": training.optimizer.param_groups[0]["lr"],
             "loss": means["loss"],
-            "contrast_top1": means["top1"],
-            "loss_of_guessing": math.log(1 + training.config.queue_size),
-            "positive_similarity": means["positive"],
-            "negative_similarity": means["negative"],
         }
+        row.update(self.monitors.account.of_epoch(means, training.config))
         row.update(self.monitors.health())
         return row
 

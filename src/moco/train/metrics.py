@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moco.console import percent
 from moco.errors import UserError, in_a_line
 from moco.tables import Row, Value
+
+
+@dataclass(frozen=True)
+class Account:
+    """How one kind of training tells of itself, beside what all kinds tell.
+
+    Attributes:
+        columns: of `metrics.csv`, in their order.
+        of_epoch: (the means of an epoch's statistics, the configuration) -> columns of its own.
+        line: (a row, epochs in all) -> what a person reads.
+        top1: what `steps.csv` calls the statistic `top1`.
+        resume: the command that goes on with a run, which follows it.
+    """
+
+    columns: tuple[str, ...]
+    of_epoch: Callable[[Mapping[str, float], Any], Row]
+    line: Callable[[Row, int], str]
+    top1: str
+    resume: str
+
 
 COLUMNS = (
     "epoch", "step", "samples", "seconds", "samples_per_s", "lr", "loss", "contrast_top1",
@@ -32,6 +54,18 @@ def epoch_line(row: Mapping[str, Value], epochs: int) -> str:
         )
     parts.append(f"{row['samples_per_s']:,.0f} samples/s")
     return "  ".join(parts)
+
+
+def _of_epoch(means: Mapping[str, float], config: Any) -> Row:
+    return {
+        "contrast_top1": means["top1"],
+        "loss_of_guessing": math.log(1 + config.queue_size),
+        "positive_similarity": means["positive"],
+        "negative_similarity": means["negative"],
+    }
+
+
+PRETRAINING = Account(COLUMNS, _of_epoch, epoch_line, "contrast_top1", "moco pretrain --resume")
 
 
 class TensorBoard:

@@ -13,14 +13,16 @@ from moco.train.step import StepStats
 
 
 class Totals:
-    """Sums of each statistic over an epoch's steps, float64 scalars on the device: reading them is a host sync."""
+    """Sums of each statistic over an epoch's steps, float64 scalars on the device: reading them is a host sync.
 
-    names = tuple(f.name for f in fields(StepStats))
+    The statistics are the fields of a record, by default those of MoCo's step.
+    """
 
-    def __init__(self, device: torch.device | None = None) -> None:
+    def __init__(self, device: torch.device | None = None, of: type = StepStats) -> None:
+        self.names = tuple(f.name for f in fields(of))
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
 
-    def add(self, stats: StepStats) -> None:
+    def add(self, stats: Any) -> None:
         """Count a step's statistics, on the device."""
         self._sums += torch.stack([getattr(stats, name) for name in self.names])
 
@@ -33,7 +35,7 @@ class Totals:
         self._sums.zero_()
 
     def state_dict(self) -> Tensor:
-        """float64 (4,) on the CPU, in the order of `names`."""
+        """float64 (statistics,) on the CPU, in the order of `names`."""
         return self._sums.cpu()
 
     def load_state_dict(self, sums: Tensor) -> None:

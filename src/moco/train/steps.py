@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +17,18 @@ from moco.errors import UserError, in_a_line
 from moco.files import write_text
 from moco.tables import cell
 from moco.train.metrics import TensorBoard
-from moco.train.step import StepStats
 
-COLUMNS = ("step", "epoch", "lr", "loss", "contrast_top1")
+
+class Seen(Protocol):
+    """What any step saw, as scalars on the device."""
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over the batch."""
+
+    @property
+    def top1(self) -> Tensor:
+        """Share that was right."""
 
 
 class _Waiting(NamedTuple):
@@ -33,22 +42,23 @@ class StepLog:
     """Appends to `path` what `add` was told, at every `flush`.
 
     A resumed run goes on behind the last step that its checkpoint knows: what a killed run wrote beyond it is cut off,
-    and comes again with the same values.
+    and comes again with the same values. The column of `Seen.top1` is called `top1`.
     """
 
-    def __init__(self, path: Path, tensorboard: TensorBoard | None = None) -> None:
-        self._path, self._tensorboard = path, tensorboard
+    def __init__(self, path: Path, tensorboard: TensorBoard | None = None, top1: str = "contrast_top1") -> None:
+        self._path, self._tensorboard, self._top1 = path, tensorboard, top1
+        self._columns = ("step", "epoch", "lr", "loss", top1)
         self._waiting: list[_Waiting] = []
 
     def begin(self, steps_done: int) -> None:
         """Keep the first `steps_done` steps of the file that is there, or begin a new one."""
-        kept = [",".join(COLUMNS)]
+        kept = [",".join(self._columns)]
         with contextlib.suppress(FileNotFoundError), self._path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal()]
+            rows = [row for row in csv.reader(file) if len(row) == len(self._columns) and row[0].isdecimal()]
             kept += [",".join(row) for row in rows if int(row[0]) <= steps_done]
         write_text(self._path, "\n".join(kept) + "\n")
 
-    def add(self, step: int, epoch: int, lr: float, stats: StepStats) -> None:
+    def add(self, step: int, epoch: int, lr: float, stats: Seen) -> None:
         """Step `step` (from 1) of `epoch` (from 1) is done; nothing is read from the device."""
         self._waiting.append(_Waiting(step, epoch, lr, torch.stack([stats.loss, stats.top1])))
 
@@ -62,7 +72,7 @@ class StepLog:
             values = (waiting.step, waiting.epoch, waiting.lr, loss, top1)
             lines.append(",".join(map(cell, values)) + "\n")
             if self._tensorboard is not None:
-                self._tensorboard.step(waiting.step, {"lr": waiting.lr, "loss": loss, "contrast_top1": top1})
+                self._tensorboard.step(waiting.step, {"lr": waiting.lr, "loss": loss, self._top1: top1})
         self._waiting.clear()
         try:
             with self._path.open("a", encoding="utf-8") as file:

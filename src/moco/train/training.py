@@ -4,24 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moco.config import Config
-from moco.data.sampler import Sampler
+from moco.config import CheckpointConfig, OptimizerConfig, ScheduleConfig
 from moco.errors import UserError, in_a_line
 from moco.train.guard import FiniteGuard
 from moco.train.optimizer import set_lr
 from moco.train.schedule import learning_rate
 from moco.train.state import Progress, Totals
-from moco.train.step import StepStats
+from moco.train.steps import Seen
 
 Views = tuple[Tensor, ...]
-TrainStep = Callable[[Views, NDArray[np.int64], int], StepStats]  # (views, their images, number of the step)
+TrainStep = Callable[[Views, NDArray[np.int64], int], Seen]  # (views, their images, number of the step)
+
+
+class Plan(Protocol):
+    """What a configuration says of any training."""
+
+    @property
+    def epochs(self) -> int:
+        """How many."""
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """With the peak learning rate."""
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        """How the rate goes."""
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        """When to save, and what is kept."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, as checkpoints hold them."""
+
+
+P = TypeVar("P", bound=Plan)
+
+
+class Batches(Protocol):
+    """Which images make which step."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The same in every epoch."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The images of `epoch` by step, int64 (steps_per_epoch, batch_size): a function of `epoch`."""
 
 
 class MakeViews(Protocol):
@@ -35,7 +75,7 @@ class MakeViews(Protocol):
 
 
 @dataclass
-class Training:
+class Training(Generic[P]):
     """A model with its optimizer, its data and its place in the run.
 
     Attributes:
@@ -47,10 +87,10 @@ class Training:
         totals: the epoch's statistics so far.
     """
 
-    config: Config
+    config: P
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    sampler: Sampler
+    sampler: Batches
     views: MakeViews
     train_step: TrainStep
     guard: FiniteGuard
@@ -73,7 +113,7 @@ class Training:
         config, per_epoch = self.config, self.sampler.steps_per_epoch
         return learning_rate(config.schedule, config.optimizer.lr, self.progress.step, per_epoch, config.epochs)
 
-    def step(self, images: NDArray[np.int64]) -> StepStats:
+    def step(self, images: NDArray[np.int64]) -> Seen:
         """The next step, on `images` (N,): what it saw, as scalars on the device."""
         lr = self.lr
         set_lr(self.optimizer, lr)
@@ -83,7 +123,7 @@ class Training:
         self.progress.step += 1
         return stats
 
-    def learn(self, views: Views, images: NDArray[np.int64]) -> StepStats:
+    def learn(self, views: Views, images: NDArray[np.int64]) -> Seen:
         """The training step on `views` of `images` (N,), with what it draws at this place; nothing is counted."""
         return self.train_step(views, images, self.progress.step)
 

@@ -1,0 +1,49 @@
+"""What a training that is gone on with begins at, whatever it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moco import checkpoint
+from moco.errors import UserError
+from moco.rundir import RunDir
+
+
+def to_go_on_from(folder: RunDir) -> checkpoint.Found | None:
+    """The checkpoint that a resumed run starts at; None for a run that was killed before its first.
+
+    Raises `UserError` where something was trained and no checkpoint of it can be used: going on would overwrite it.
+    """
+    wayout = f"restore one from a copy, or begin anew with another --out; nothing in {folder.root} was changed"
+    try:
+        found = checkpoint.newest(folder.checkpoints)
+    except UserError as error:
+        raise UserError(f"{error}; {wayout}") from error
+    if found is None and folder.metrics_file.exists():
+        raise UserError(f"{folder.root} has metrics.csv but no checkpoint: {wayout}")
+    return found
+
+
+def mend_best(folder: RunDir, found: checkpoint.Found, steps_per_epoch: int) -> None:
+    """Point `best.pt` at the checkpoint that its own state calls the best: a kill can fall between the two files."""
+    state = found.content["state"]
+    if state["best_epoch"] is not None and state["best_epoch"] * steps_per_epoch == found.content["step"]:
+        checkpoint.point_best(folder.checkpoints, found.path)
+
+
+def what_changed(about: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What changes bits between the records of two beginnings, in phrases; empty where nothing does."""
+    words = [
+        f"{what} {about[key]}, now {now[key]}"
+        for key, what in (
+            ("precision", "in"),
+            ("processor", "on"),
+            ("gpus", "with GPUs"),
+            ("arithmetic", "computing"),
+            ("compile", "with runtime.compile"),
+        )
+        if key in about and about[key] != now[key]
+    ]
+    before, after = about.get("versions", {}), now["versions"]
+    words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
+    return words
