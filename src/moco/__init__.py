@@ -28,6 +28,8 @@ _PLACES = {
     "load_backbone": "moco.runs.trained",
     "linear": "moco.runs.linear",
     "evaluate": "moco.runs.evaluate",
+    "export": "moco.runs.export",
+    "import_weights": "moco.runs.import_weights",
     "preview": "moco.runs.preview",
     "bench": "moco.runs.bench",
     "Silent": "moco.console",

@@ -5,6 +5,8 @@ from moco.errors import UserError as UserError
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
 from moco.runs.evaluate import evaluate as evaluate
+from moco.runs.export import export as export
+from moco.runs.import_weights import import_weights as import_weights
 from moco.runs.linear import linear as linear
 from moco.runs.pretrain import pretrain as pretrain
 from moco.runs.pretrain import resume as resume

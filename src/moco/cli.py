@@ -29,6 +29,8 @@ COMMANDS = {
     "linear": "linear classification on the frozen backbone",
     "evaluate": "accuracy on train and validation, all images",
     "report": "the plots of one run",
+    "export": "a run's weights for other tools",
+    "import": "weights that somebody else trained, as a run",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",

@@ -88,6 +88,8 @@ class ModelConfig:
             there for the batch size, and 1 elsewhere.
         symmetric: each view is query once and key once; two losses a pair of views.
         small_stem: 3x3 first convolution without stride or pooling (ResNets on images of 32 px).
+        init: what both encoders start from: a file that `moco import` reads, a run, or `pretrained`, the weights that
+            the backbone's library publishes; default random numbers.
     """
 
     backbone: str = "resnet50"
@@ -99,6 +101,7 @@ class ModelConfig:
     bn_splits: int | None = 1
     symmetric: bool = False
     small_stem: bool = False
+    init: str | None = None
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,13 @@ _WRITTEN = {
     "linear": ("classifier.pt", "metrics.csv", "result.json"),
     "plots": ("pretrain_loss.png", "pretrain_score.png", "linear_loss.png", "linear_score.png"),
     "tensorboard": ("events.out.tfevents.*",),
+    "export/hf": ("config.json", "model.safetensors", "README.md"),
+    "export": (
+        "torchvision.pth", "timm.pth", "backbone.safetensors", "official.pth.tar", "backbone.onnx", "detectron2.pkl",
+        ".*.tmp",
+    ),
     "": ("config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,10 @@ class RunDir:
     @property
     def plots(self) -> Path:
         return self.root / "plots"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
 
     @property
     def tensorboard(self) -> Path:

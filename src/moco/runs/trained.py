@@ -126,9 +126,8 @@ def load_backbone(
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
-    opened = open_run(run)
-    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
-    backbone = _backbone(opened.config, content).to(device).eval()
+    opened, content, model = open_model(run, which)
+    backbone = model.encoder_q.backbone.to(device)
     ranges = content["about"].get("ranges", {})
     config = opened.config
     return backbone, Preprocess(config.views.size, config.short_side, ranges, scaling(config.views))
@@ -143,10 +142,17 @@ def build_model(config: Config) -> MoCo:
     )  # fmt: skip
 
 
-def _backbone(config: Config, content: checkpoint.Content) -> nn.Module:
+def open_model(run: str | os.PathLike[str], which: str) -> tuple[Run, checkpoint.Content, MoCo]:
+    """A run, one of its checkpoints, and the model in it: on the CPU, in evaluation mode."""
+    opened = open_run(run)
+    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
+    return opened, content, _model(opened.config, content)
+
+
+def _model(config: Config, content: checkpoint.Content) -> MoCo:
     model = build_model(config)
     model.load_state_dict(content["model"])
-    return model.encoder_q.backbone
+    return model.eval()
 
 
 def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
@@ -201,8 +207,9 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> 
         told = f"the data of the run {shlex.quote(os.fspath(path))} can't be opened"
         raise UserError(f"{told} ({error}); if it was moved, give --data DIR") from error
     say(dataset.note)
-    if data is None and about["data"] != dataset.fingerprints:
+    if data is None and about["data"] not in (None, dataset.fingerprints):  # of imported weights nothing is known
         say(f"the images in {config.data} are not those that the run was trained on: they have changed since")
-    backbone = _backbone(config, content).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone = _model(config, content).encoder_q.backbone
+    backbone = backbone.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     backbone.requires_grad_(False).eval()
     return TrainedRun(opened.folder, config, runtime, dataset, backbone, content["step"], len(content["state"]["rows"]))
