@@ -38,6 +38,8 @@ _PLACES = {
     "FinetuneOptions": "moco.runs.finetune_options",
     "labels": "moco.runs.labels",
     "LabelsOptions": "moco.runs.labels_options",
+    "export": "moco.runs.export",
+    "import_weights": "moco.runs.import_weights",
     "preview": "moco.runs.preview",
     "report": "moco.runs.report",
     "list_runs": "moco.runs.listing",

@@ -9,10 +9,12 @@ from moco.runs.cache import prune_stores as prune_stores
 from moco.runs.doctor import doctor as doctor
 from moco.runs.embed import embed as embed
 from moco.runs.evaluate import evaluate as evaluate
+from moco.runs.export import export as export
 from moco.runs.finetune import finetune as finetune
 from moco.runs.finetune import load_finetuned as load_finetuned
 from moco.runs.finetune import resume_finetune as resume_finetune
 from moco.runs.finetune_options import FinetuneOptions as FinetuneOptions
+from moco.runs.import_weights import import_weights as import_weights
 from moco.runs.labels import labels as labels
 from moco.runs.labels_options import LabelsOptions as LabelsOptions
 from moco.runs.linear import linear as linear

@@ -36,6 +36,8 @@ COMMANDS = {
     "search": "the nearest images of a feature file",
     "finetune": "train the whole network on labels, from a run's weights or from scratch",
     "labels": "accuracy against the number of labels: is pre-training worth it here?",
+    "export": "a run's weights for other tools",
+    "import": "weights that somebody else trained, as a run",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",

@@ -97,6 +97,8 @@ class ModelConfig:
         mask_groups: what `moco doctor --json FILE` wrote: of its groups of duplicates (bursts, video frames) no image
             is a negative of another. Needs `mask_own`.
         momentum_end: where m goes by a cosine over the run (BYOL, MoCo v3: 1.0); default: m stays.
+        init: what both encoders start from: a file that `moco import` reads, a run, or `pretrained`, the weights that
+            the backbone's library publishes; default random numbers.
     """
 
     backbone: str = "resnet50"
@@ -115,6 +117,7 @@ class ModelConfig:
     mask_own: bool = False
     mask_groups: str | None = None
     momentum_end: float | None = None
+    init: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,14 @@ _WRITTEN = {
         for kind in ("png", "svg")
     ),
     "tensorboard": ("events.out.tfevents.*",),
+    "export/hf": ("config.json", "model.safetensors", "README.md"),
+    "export": (
+        "torchvision.pth", "timm.pth", "backbone.safetensors", "official.pth.tar", "backbone.onnx", "detectron2.pkl",
+        ".*.tmp",
+    ),
     "": (
         "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json",
-        "labels.json", "failure.json", "report.html",
+        "labels.json", "failure.json", "report.html", ".export.lock",
     ),
 }  # fmt: skip
 
@@ -220,6 +225,10 @@ class RunDir:
     @property
     def plots(self) -> Path:
         return self.root / "plots"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
 
     @property
     def tensorboard(self) -> Path:

@@ -101,13 +101,13 @@ class LabelMonitor:
         """Features of both splits with the backbone as it is now."""
         return Measured(self.frozen.measured(self.train), self.frozen.measured(self.val))
 
-    def baseline(self) -> dict[str, float]:
-        """What kNN reaches without learning: on raw thumbnails, and on the backbone as initialised."""
+    def baseline(self, name: str = "random_backbone_knn_top1") -> dict[str, float]:
+        """What kNN reaches without learning: on raw thumbnails, and, by `name`, on the backbone as it starts."""
         pixels = replace(self.frozen, backbone=nn.Flatten(), size=min(THUMBNAIL, self.frozen.size))
         bank = self._bank(pixels)
         return {
             "raw_pixels_knn_top1": self._knn(bank, pixels, bank.features.values[0].mean(0)),
-            "random_backbone_knn_top1": self._knn(self._bank(self.frozen), self.frozen),
+            name: self._knn(self._bank(self.frozen), self.frozen),
         }
 
     def _bank(self, frozen: Frozen) -> LabelledFeatures:

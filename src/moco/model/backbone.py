@@ -32,9 +32,21 @@ def build_backbone(name: str, size: int | None = None, small_stem: bool = False)
     first convolution and pooling for images of about 32 px, as the MoCo authors' CIFAR notebook does.
     Raises `UserError` for an unknown name.
     """
-    library, bare = _find(name)
+    library, bare = library_of(name)
     network = _from_torchvision(bare, size) if library == "torchvision" else _from_timm(bare, size)
     return _small_stem(network, name) if small_stem else network
+
+
+def library_options(library: str, bare: str, size: int | None) -> dict[str, Any]:
+    """What `library` ("torchvision" or "timm") is told beside the name `bare` to build it for images of `size` px."""
+    return _torchvision_options(bare, size) if library == "torchvision" else _timm_options(bare, size)
+
+
+@cache
+def headless_shapes(name: str, size: int | None = None, small_stem: bool = False) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in the state dict of what `build_backbone` makes, found without memory."""
+    network = _unallocated(lambda: build_backbone(name, size, small_stem))
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 @cache
@@ -87,13 +99,13 @@ def own_size(name: str) -> int:
     """The side in pixels that the network `name` is made for. Raises `UserError` for an unknown name."""
     import timm
 
-    library, bare = _find(name)
+    library, bare = library_of(name)
     config = timm.get_pretrained_cfg(bare) if library == "timm" else None
     return USUAL_SIZE if config is None else int(config.input_size[-1])
 
 
-def _find(name: str) -> tuple[str, str]:
-    """(library, name in it)."""
+def library_of(name: str) -> tuple[str, str]:
+    """(`torchvision` or `timm`, the bare name in it). Raises `UserError` for an unknown name."""
     import timm
     from torchvision import models
 
@@ -112,28 +124,36 @@ def _find(name: str) -> tuple[str, str]:
 def _from_timm(bare: str, size: int | None) -> nn.Module:
     import timm
 
-    options: dict[str, Any] = {}
+    return timm.create_model(bare, pretrained=False, num_classes=0, **_timm_options(bare, size))
+
+
+def _timm_options(bare: str, size: int | None) -> dict[str, Any]:
+    import timm
+
     config = timm.get_pretrained_cfg(bare)
     if size is not None and config is not None and config.fixed_input_size and config.input_size[-1] != size:
-        options["img_size"] = size  # tables of positions are made for one size
-    return timm.create_model(bare, pretrained=False, num_classes=0, **options)
+        return {"img_size": size}  # tables of positions are made for one size
+    return {}
 
 
 def _from_torchvision(bare: str, size: int | None) -> nn.Module:
     from torchvision import models
 
-    options: dict[str, Any] = {}
+    return without_classifier(models.get_model(bare, weights=None, **_torchvision_options(bare, size)), bare)
+
+
+def _torchvision_options(bare: str, size: int | None) -> dict[str, Any]:
     if bare in ("googlenet", "inception_v3"):  # their second and third classifiers answer in training, as a tuple
-        options = {"aux_logits": False, "init_weights": True}
-    elif bare.startswith("vit_"):
-        options["image_size"] = size or USUAL_SIZE
-    elif bare.startswith("maxvit"):
-        options["input_size"] = (size or USUAL_SIZE,) * 2
-    return _without_classifier(models.get_model(bare, weights=None, **options), bare)
+        return {"aux_logits": False, "init_weights": True}
+    if bare.startswith("vit_"):
+        return {"image_size": size or USUAL_SIZE}
+    if bare.startswith("maxvit"):
+        return {"input_size": (size or USUAL_SIZE,) * 2}
+    return {}
 
 
-def _without_classifier(network: nn.Module, name: str) -> nn.Module:
-    """`network` up to its features: its classifier gone, but for what pools and normalises before it."""
+def without_classifier(network: nn.Module, name: str) -> nn.Module:
+    """torchvision's `network` up to its features: its classifier gone, but for what pools and normalises before it."""
     for attribute in ("fc", "classifier", "head", "heads"):
         if hasattr(network, attribute):
             setattr(network, attribute, _before_classes(getattr(network, attribute), name))

@@ -30,6 +30,7 @@ from moco.model.backbone import check_backbone
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
+from moco.runs.start import begin_from, first_weights
 from moco.runs.trained import Run, build_model, labelled, open_run, pixel_source
 from moco.runtime import Precision, Runtime
 from moco.sizing import advice, sized
@@ -46,6 +47,9 @@ from moco.views.pipelines import pipeline, scaling
 
 # What a resumed run may change: the rest is what the run is.
 MAY_CHANGE = ("data", "train.epochs", "checkpoint.", "monitor.", "runtime.", "store.cache", "store.max_bad")
+# The keys of `baseline.json`, and how a line calls them.
+RANDOM, STARTED = "random_backbone_knn_top1", "start_knn_top1"
+BEFORE = {"raw_pixels_knn_top1": "raw pixels", RANDOM: "random weights", STARTED: "the weights it started from"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = Fals
     with RunDir.created(out, overwrite) as run:
         loop = prepared.loop(run)
         run.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
+        if config.model.init is not None:
+            loop.save()  # from here on the run doesn't need what it started from
         with run.noting_failure():
             _measure_baseline(loop, run)
             loop.train()
@@ -101,19 +107,14 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     with folder.locked():
         found = to_go_on_from(folder)
         decided = None if found is None else Precision(found.content["about"]["precision"], "as this run began")
-        prepared = prepare(config, decided)
+        prepared = prepare(config, decided, begins=found is None)
         loop = prepared.loop(folder)
-        _measure_baseline(loop, folder)  # if a kill left none: the weights are still those of the beginning
+        if config.model.init is None or found is None:
+            _measure_baseline(loop, folder)  # if a kill left none: the weights are still those of the beginning
         if found is None:
             say("no checkpoint yet: starting this run from its beginning")
         else:
-            _check_same(found.content["about"], prepared)
-            _say_new_schedule(saved, config, found.content["state"]["rows"])
-            checkpoint.set_aside(found.damaged)
-            loop.training.load_state_dict(dict(found.content))
-            mend_best(folder, found, prepared.training.sampler.steps_per_epoch)
-            done = loop.training.progress
-            say(f"resuming at step {done.step} (epoch {loop.training.epoch + 1})")
+            _go_on(loop, found, prepared, saved)
         folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
         with folder.noting_failure():
             loop.train()
@@ -121,13 +122,48 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     return open_run(run)
 
 
-def prepare(config: Config, decided: Precision | None = None) -> Prepared:
+def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Config) -> None:
+    """Put the training where the checkpoint was written."""
+    content, training = found.content, loop.training
+    if content["about"]["data"] is None:
+        content = placed(content, loop.run.root, prepared)
+    else:
+        _check_same(content["about"], prepared)
+    _say_new_schedule(saved, prepared.config, content["state"]["rows"])
+    checkpoint.set_aside(found.damaged)
+    training.load_state_dict(dict(content))
+    mend_best(loop.run, found, training.sampler.steps_per_epoch)
+    if training.progress.step == 0 and prepared.config.model.init is not None:
+        _measure_baseline(loop, loop.run)
+    say(f"resuming at step {training.progress.step} (epoch {training.epoch + 1})")
+
+
+def placed(content: checkpoint.Content, run: Path, prepared: Prepared) -> checkpoint.Content:
+    """An imported checkpoint, at the step that its epochs are of the images that it is gone on with.
+
+    Raises `UserError` for one that lacks the optimizer or a queue.
+    """
+    imported, epochs = content["about"]["imported"], len(content["state"]["rows"])
+    if not imported["resumable"]:
+        raise UserError(
+            f"{run} was imported from {imported['file']}, which lacks what a run is gone on with: begin one from its "
+            f"weights with --model.init {shlex.quote(str(run))}"
+        )
+    step = epochs * prepared.training.sampler.steps_per_epoch
+    if step >= prepared.training.steps:
+        raise UserError(f"all {epochs} epochs of {run} are done: give --train.epochs {epochs + 200} to go on")
+    say(f"imported weights: their {epochs} epochs are {step} steps of these images; they are the run's from here on")
+    return {**content, "step": step, "state": {**content["state"], "step": step}}
+
+
+def prepare(config: Config, decided: Precision | None = None, begins: bool = True) -> Prepared:
     """All that a run needs, at step 0. Raises `UserError` for anything that can't be trained; writes no run.
 
-    `decided` is the precision of the run that is gone on with.
+    `decided` is the precision of the run that is gone on with; where it `begins`, `model.init` is read.
     """
     runtime = Runtime(config.runtime, decided)
     splittable = _splittable(config)
+    start = first_weights(config) if begins else None
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
@@ -139,6 +175,8 @@ def prepare(config: Config, decided: Precision | None = None) -> Prepared:
             say(sentence)
     torch.manual_seed(torch_seed(config.seed, Purpose.INIT))
     model = build_model(config)
+    if start is not None:
+        begin_from(model, start, config)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     optimizer = build_optimizer(model, config.optimizer, runtime.workers)
@@ -239,7 +277,7 @@ def what_differs(about: dict[str, Any], prepared: Prepared) -> list[str]:
 
 def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
     """More or fewer epochs stretch the schedule: the learning rate jumps to where the new one stands."""
-    if saved.train.epochs != config.train.epochs and rows:
+    if saved.train.epochs != config.train.epochs and rows and rows[-1].get("lr") is not None:
         say(
             f"train.epochs was {saved.train.epochs}, now {config.train.epochs}: the learning rate follows the new "
             f"schedule from here on (it was {rows[-1]['lr']:.3g} in epoch {rows[-1]['epoch']})"
@@ -257,11 +295,8 @@ def _conclude(loop: Loop, prepared: Prepared) -> None:
     row = done.rows[-1]
     if run.baseline_file.exists() and row.get("knn_top1") is not None:
         before = read_json(run.baseline_file, "baseline")
-        pixels, random = before["raw_pixels_knn_top1"], before["random_backbone_knn_top1"]
-        say(
-            f"kNN top-1 on validation:  raw pixels {percent(pixels, 1)}   random weights {percent(random, 1)}   "
-            f"trained {percent(row['knn_top1'], 1)}"
-        )
+        told = "   ".join(f"{words} {percent(before[key], 1)}" for key, words in BEFORE.items() if key in before)
+        say(f"kNN top-1 on validation:  {told}   trained {percent(row['knn_top1'], 1)}")
     if done.best is not None:
         best = f"best {loop.monitors.best_by} {percent(done.best, 1)} at epoch {done.best_epoch}"
         say(f"{best} (chosen on validation: optimistic)")
@@ -274,10 +309,11 @@ def _measure_baseline(loop: Loop, run: RunDir) -> None:
         return
     for evaluator in loop.monitors.evaluators:
         if isinstance(evaluator, LabelMonitor):
-            found = evaluator.baseline()
+            start = RANDOM if loop.training.config.model.init is None else STARTED
+            found = evaluator.baseline(start)
             write_json(run.baseline_file, found)
-            pixels, random = found["raw_pixels_knn_top1"], found["random_backbone_knn_top1"]
-            say(f"kNN before training: raw pixels {percent(pixels, 1)}, random weights {percent(random, 1)}")
+            told = ", ".join(f"{BEFORE[key]} {percent(value, 1)}" for key, value in found.items())
+            say(f"kNN before training: {told}")
 
 
 def forbidden_changes(saved: Config, asked: Config) -> list[str]:

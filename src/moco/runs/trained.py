@@ -130,9 +130,8 @@ def load_backbone(
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
-    opened = open_run(run)
-    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
-    backbone = _backbone(opened.config, content).to(device).eval()
+    opened, content, model = open_model(run, which)
+    backbone = model.encoder_q.backbone.to(device)
     ranges = content["about"].get("ranges", {})
     config = opened.config
     return backbone, Preprocess(config.views.size, config.short_side, ranges, scaling(config.views))
@@ -148,10 +147,13 @@ def build_model(config: Config) -> MoCo:
     )  # fmt: skip
 
 
-def _backbone(config: Config, content: checkpoint.Content, encoder: Encoder = "query") -> nn.Module:
-    model = build_model(config)
+def open_model(run: str | os.PathLike[str], which: str) -> tuple[Run, checkpoint.Content, MoCo]:
+    """A run, one of its checkpoints, and the model in it: on the CPU, in evaluation mode."""
+    opened = open_run(run)
+    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
+    model = build_model(opened.config)
     model.load_state_dict(content["model"])
-    return (model.encoder_q if encoder == "query" else model.encoder_k).backbone
+    return opened, content, model.eval()
 
 
 def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
@@ -192,13 +194,12 @@ def open_frozen(path: str | os.PathLike[str], which: str = "last", encoder: Enco
 
     Raises `UserError` if there is no such run or checkpoint, or it is damaged.
     """
-    opened = open_run(path)
-    config = opened.config
-    content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
-    about = content["about"]
+    opened, content, model = open_model(path, which)
+    config, about = opened.config, content["about"]
     runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"))
     say(f"{os.fspath(path)}: {which} checkpoint, step {content['step']}; {runtime.line()}")
-    backbone = _backbone(config, content, encoder).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone = (model.encoder_q if encoder == "query" else model.encoder_k).backbone
+    backbone = backbone.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     backbone.requires_grad_(False).eval()
     frozen = Frozen(backbone, config.views.size, runtime, scaling(config.views))
     return FrozenRun(opened, frozen, about, content["step"], len(content["state"]["rows"]))
@@ -237,7 +238,10 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> 
         told = f"the data of the run {shlex.quote(os.fspath(path))} can't be opened"
         raise UserError(f"{told} ({error}); if it was moved, give --data DIR") from error
     say(dataset.note)
-    if data is None and opened.about["data"] != dataset.fingerprints:
+    if data is None and opened.about["data"] not in (
+        None,
+        dataset.fingerprints,
+    ):  # of imported weights nothing is known
         say(f"the images in {config.data} are not those that the run was trained on: they have changed since")
     frozen = opened.frozen
     folder = opened.run.folder
