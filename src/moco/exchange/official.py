@@ -92,7 +92,7 @@ def to_official(run: Outgoing) -> dict[str, Any]:
     groups = content["optimizer"]["param_groups"]
     if run.config.optimizer.name != "sgd" or len(groups) > 1:
         return found  # the layout has no place for another optimizer: nothing goes on from it
-    own = {name: content[name] for name in ("step", "state", "about")}
+    own: dict[str, Any] = {name: content[name] for name in ("step", "state", "about")}
     if model.mask_own:
         own["queue_images"] = model.queue_images
     return {**found, "optimizer": _optimizer(run), OWN: {**own, "config": run.shared_config(), "param_groups": groups}}
