@@ -302,7 +302,7 @@ def test_two_downloads_into_one_folder_take_turns(tmp_path: Path, capsys: pytest
     with exclusive(tmp_path):
         thread.start()
         assert second_waits.wait(5)
-        thread.join(0.1)
+        thread.join(0.5)
         order.append("first")
     thread.join(5)
     assert order == ["first", "second"]

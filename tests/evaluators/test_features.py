@@ -122,7 +122,7 @@ def test_what_half_precision_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "EXACT_BYTES", 0)
     made = Features.empty(1, 4, 2, CPU)
     made.put(0, 0, torch.ones(2, 2))
-    with pytest.raises(UserError, match="not finite, or differ"):
+    with pytest.raises(UserError, match="differ 65,000-fold"):
         made.put(0, 2, torch.full((2, 2), 1e6))
 
 
@@ -132,3 +132,10 @@ def test_a_first_batch_of_zeros_says_nothing_of_the_scale(monkeypatch: pytest.Mo
     made.put(0, 0, torch.zeros(2, 2))
     made.put(0, 2, torch.full((2, 2), 3.0))
     assert made.rows(torch.arange(4)).flatten().tolist() == [0, 0, 0, 0, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_a_line(value: float) -> None:
+    made = Features.empty(1, 4, 2, CPU)
+    with pytest.raises(UserError, match="not finite"):
+        made.put(0, 2, torch.tensor([[1.0, value], [0.0, 0.0]]))

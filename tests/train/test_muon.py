@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moco.config import OptimizerConfig
 from moco.threads import Threads
 from moco.train.muon import ROUNDS, is_matrix, orthogonal
-from moco.train.optimizer import build_optimizer, set_lr
+from moco.train.optimizer import build_optimizer, lie_alike, set_lr
 
 
 def network() -> nn.Module:
@@ -100,3 +100,17 @@ def test_the_papers_optimizer_is_one_group() -> None:
 def test_which_parameters_are_matrices() -> None:
     shapes = {(8, 4): True, (8, 4, 3, 3): True, (8, 1, 3, 3): False, (1, 16, 8): False, (8,): False, (): False}
     assert {shape: is_matrix(torch.zeros(shape)) for shape in shapes} == shapes
+
+
+def test_what_a_file_laid_otherwise_meets_its_own_weights() -> None:
+    """Fused steps go through momentum and channels-last weights as they lie in memory."""
+    config = OptimizerConfig(lr=0.1)
+    kept, read = network(), network()
+    first, second = build_optimizer(kept, config), build_optimizer(read, config)
+    steps(kept, first, 1)
+    read.load_state_dict(kept.state_dict())
+    state = first.state_dict()
+    rows = {n: {k: v.contiguous() for k, v in entry.items()} for n, entry in state["state"].items()}
+    second.load_state_dict({**state, "state": rows})
+    lie_alike(second)
+    assert all(torch.equal(a, b) for a, b in zip(steps(kept, first, 1, first=1), steps(read, second, 1, first=1)))

@@ -77,12 +77,14 @@ class Features:
 
         Raises `UserError` for features that are not finite, or so uneven that float16 can't hold them.
         """
+        if not features.isfinite().all():
+            raise UserError("the backbone's features are not finite: its weights or statistics have diverged")
         if not self.exact:
             if (view, first) == (0, 0):
                 self.scale = 2.0 ** np.ceil(np.log2(features.abs().max().item() or 1.0))
             features = (features / self.scale).to(torch.float16)
             if not features.isfinite().all():
-                raise UserError("the backbone's features are not finite, or differ 65,000-fold between images")
+                raise UserError("the backbone's features differ 65,000-fold between images")
         self.values[view, first : first + len(features)] = features
 
     def rows(self, numbers: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def detectron2_name(name: str) -> str:
 class _Arrays(pickle.Unpickler):
     """Reads numpy arrays and plain containers, and no other class."""
 
-    _allowed = ("dtype", "ndarray", "_reconstruct", "_frombuffer", "scalar")
+    _allowed: tuple[str, ...] = ("dtype", "ndarray", "_reconstruct", "_frombuffer", "scalar")
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy" and name in self._allowed:

@@ -106,6 +106,8 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
         raise UserError(f"--resume {quoted} with other options than it began with: " + "; ".join(differences))
     with folder.locked():
         found = to_go_on_from(folder)
+        if found is not None:
+            _check_whole(found.content, folder)
         decided = None if found is None else Precision(found.content["about"]["precision"], "as this run began")
         prepared = prepare(config, decided, begins=found is None)
         loop = prepared.loop(folder)
@@ -138,17 +140,22 @@ def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Confi
     say(f"resuming at step {training.progress.step} (epoch {training.epoch + 1})")
 
 
+def _check_whole(content: checkpoint.Content, folder: RunDir) -> None:
+    """Raises `UserError` for an imported checkpoint that lacks the optimizer or a queue."""
+    imported = content["about"].get("imported")
+    if imported is not None and not imported["resumable"]:
+        raise UserError(
+            f"{folder.root} was imported from {imported['file']}, which lacks what a run is gone on with: begin one "
+            f"from its weights with --model.init {shlex.quote(str(folder.root))}"
+        )
+
+
 def placed(content: checkpoint.Content, run: Path, prepared: Prepared) -> checkpoint.Content:
     """An imported checkpoint, at the step that its epochs are of the images that it is gone on with.
 
-    Raises `UserError` for one that lacks the optimizer or a queue.
+    Raises `UserError` where there is nothing left to do.
     """
-    imported, epochs = content["about"]["imported"], len(content["state"]["rows"])
-    if not imported["resumable"]:
-        raise UserError(
-            f"{run} was imported from {imported['file']}, which lacks what a run is gone on with: begin one from its "
-            f"weights with --model.init {shlex.quote(str(run))}"
-        )
+    epochs = len(content["state"]["rows"])
     step = epochs * prepared.training.sampler.steps_per_epoch
     if step >= prepared.training.steps:
         raise UserError(f"all {epochs} epochs of {run} are done: give --train.epochs {epochs + 200} to go on")

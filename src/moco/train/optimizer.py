@@ -52,6 +52,20 @@ def _groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     ]
 
 
+@torch.no_grad()
+def lie_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Give what the optimizer keeps of each parameter the parameter's order in memory.
+
+    The fused steps go through both as they lie: what was read from a file of somebody else's lies in rows, and
+    channels-last weights would meet other weights' momentum without a word.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if alike and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate: of each group times its `lr_scale`."""
     for group in optimizer.param_groups:

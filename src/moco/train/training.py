@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moco.config import CheckpointConfig, OptimizerConfig, ScheduleConfig
 from moco.errors import UserError, in_a_line
 from moco.train.guard import FiniteGuard
-from moco.train.optimizer import set_lr
+from moco.train.optimizer import lie_alike, set_lr
 from moco.train.schedule import learning_rate
 from moco.train.state import Progress, Totals
 from moco.train.steps import Seen
@@ -140,6 +140,7 @@ class Training(Generic[P]):
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
+            lie_alike(self.optimizer)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the checkpoint is of another architecture: {in_a_line(error)}") from error
         self.progress.load_state_dict(content["state"])
