@@ -110,7 +110,7 @@ def test_what_a_file_laid_otherwise_meets_its_own_weights() -> None:
     steps(kept, first, 1)
     read.load_state_dict(kept.state_dict())
     state = first.state_dict()
-    rows = {n: {k: v.contiguous() for k, v in entry.items()} for n, entry in state["state"].items()}
+    rows = {n: {k: v.contiguous().clone() for k, v in entry.items()} for n, entry in state["state"].items()}
     second.load_state_dict({**state, "state": rows})
     lie_alike(second)
     assert all(torch.equal(a, b) for a, b in zip(steps(kept, first, 1, first=1), steps(read, second, 1, first=1)))
