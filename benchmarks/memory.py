@@ -205,6 +205,7 @@ def in_a_process(make: Callable[..., Work], *sizes: int) -> list[str]:
 
 def case(name: str, *sizes: int) -> None:
     listen(Silent())
+    Runtime(RuntimeConfig("cpu", threads=1))  # the allocator as the program has it
     torch.set_num_threads(1)
     work, features = MAKERS[name](*sizes)
     work()

@@ -63,6 +63,7 @@ def nearest(bank: Features, wanted: Tensor, k: int, centre: Tensor | None = None
             similarity, place = similarity.topk(min(k, similarity.shape[1]), dim=1)
             found = similarity, number.gather(1, place)
         best = found
+        del block, rows  # before the next block is made
     assert best is not None, "an empty bank has no neighbours"
     return best
 

@@ -26,11 +26,11 @@ def score(classifier: Classifier, batches: Iterable[tuple[int, Tensor]], labels:
     """
     classes = len(classifier.classes)
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    pairs = []
+    pairs = torch.empty_like(labels)  # at once: thousands of small pieces would leave holes in the heap
     for first, features in batches:
         logits, true = classifier.logits(features), labels[first : first + len(features)]
         loss += F.cross_entropy(logits, true, reduction="sum")
-        pairs.append(true * classes + logits.argmax(1))
-    found, counts = torch.cat(pairs).unique(return_counts=True)
+        torch.add(logits.argmax(1), true, alpha=classes, out=pairs[first : first + len(features)])
+    found, counts = pairs.unique(return_counts=True)
     confusion = zip((found // classes).tolist(), (found % classes).tolist(), counts.tolist())
     return SplitScores(len(labels), loss.item() / len(labels), classifier.classes, [*confusion])
