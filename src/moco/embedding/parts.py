@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -148,8 +147,29 @@ class Parts:
             draft.replace(path)
 
     def discard(self) -> None:
-        """Remove the folder: it has this program's marker."""
-        shutil.rmtree(self.folder)
+        """Remove the folder: it has this program's marker, which goes last.
+
+        It gets another name first: whoever looks sees all of it or none, and what a kill leaves under that name is
+        removed by the next work of this name.
+        """
+        gone = self.out.with_name(f".{self.folder.name}.done")
+        _remove(gone)
+        self.folder.rename(gone)
+        _remove(gone)
+
+
+def _remove(gone: Path) -> None:
+    """Remove what is left of a finished work's folder; only with its marker, or empty."""
+    if not gone.is_dir():
+        return
+    left = list(gone.iterdir())
+    if left and not (gone / MARKER).is_file():
+        raise UserError(f"{gone} is there and not left by `moco embed`: move it away")
+    for path in left:
+        if path.name != MARKER:
+            path.unlink()
+    (gone / MARKER).unlink(missing_ok=True)
+    gone.rmdir()
 
 
 def folder_of(out: Path) -> Path:
