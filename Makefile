@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test soak lint format clean
+.PHONY: setup demo test docs soak lint format clean
 
 setup: $(READY)  ## virtual environment, pinned requirements, the package
 
@@ -27,6 +27,10 @@ demo: setup  ## pre-train on the built-in pictures, probe, evaluate, plot: under
 
 test: setup  ## every test but the soak
 	$(BIN)/python -m pytest
+
+docs: setup  ## the pages under docs/ as HTML, strictly: a broken link is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 soak: setup  ## fifty kill -9 and resume cycles compared to the bit, thirty of packing, thirty of linear
 	MOCO_SOAK=50 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py tests/data/test_pack_crash.py tests/commands/test_linear_crash.py
