@@ -134,8 +134,17 @@ class Runtime:
             whole = torch.cat([tensor.reshape(-1) for tensor in bucket])
             with self._together():
                 torch.distributed.all_reduce(whole)
-            parts = [part.view(tensor.shape) for part, tensor in zip(whole.split([t.numel() for t in bucket]), bucket)]
-            torch._foreach_copy_(list(bucket), parts)
+            _part(whole, bucket)
+
+    def spread(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
+        """Make each of `tensors` what it is in its owner, the process of that rank."""
+        for owner in range(self.ranks.world if self.ranks.world > 1 else 0):
+            for bucket in _buckets([t for t, rank in zip(tensors, owners) if rank == owner]):
+                whole = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                with self._together():
+                    torch.distributed.broadcast(whole, owner)
+                if owner != self.ranks.rank:
+                    _part(whole, bucket)
 
     def sum_with_gradient(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, through which the gradient flows back to all of them."""
@@ -218,6 +227,13 @@ class Runtime:
         """Wait for the device, for timings."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _part(whole: torch.Tensor, bucket: list[torch.Tensor]) -> None:
+    """Copy `whole`, one after the other, into the tensors of `bucket`."""
+    sizes = [tensor.numel() for tensor in bucket]
+    parts = [part.view(tensor.shape) for part, tensor in zip(whole.split(sizes), bucket)]
+    torch._foreach_copy_(bucket, parts)
 
 
 class _Sum(torch.autograd.Function):

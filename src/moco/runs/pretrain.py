@@ -251,7 +251,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         begin_from(model, start, config)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
-    optimizer = build_optimizer(model, config.optimizer, runtime.workers)
+    optimizer = build_optimizer(model, config.optimizer, runtime.workers, runtime)
     ranks.rows(config.batch_size)  # divides, or raises
     source = pixel_source(data.train, runtime.device, announce=True)
     guard = FiniteGuard(optimizer, runtime.device)

@@ -9,13 +9,14 @@ of 105 GFLOP a step. On the CPU each matrix is a thread's, with one-thread opera
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from timm.optim import muon as timm_muon
 from torch import Tensor
 
+from moco.ranks import ALONE, Ranks
 from moco.threads import Threads
 
 Round = tuple[float, float, float]
@@ -30,15 +31,34 @@ ROUNDS: list[Round] = [
 ]
 
 
+class Together(Protocol):
+    """What the processes of a run are to the optimizer: a `Runtime`."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process's place."""
+
+    def spread(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Make each of `tensors` what it is in its owner, the process of that rank."""
+
+
 class Muon(timm_muon.Muon):
     """timm's `Muon` in its "flatten" mode; groups with `use_fallback` take its AdamW.
 
-    On the CPU matrices are orthogonalised in float32, on `workers`; on CUDA in bf16, those of a shape together.
+    On the CPU matrices are orthogonalised in float32, on `workers`; on CUDA in bf16, those of a shape together. Of
+    several processes each moves some of them and tells the others.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], workers: Threads | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        workers: Threads | None = None,
+        together: Together | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(groups, ns_coefficients=ROUNDS, **options)
         self._workers = workers or Threads(1)
+        self._together = together
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -72,15 +92,19 @@ class Muon(timm_muon.Muon):
                 scale = timm_muon.get_lr_scale(direction.shape, group["adjust_lr_fn"])
                 _matrix_order(p).add_(direction.view(_matrix_order(p).shape), alpha=-group["lr"] * scale)
 
+        ranks = ALONE if self._together is None else self._together.ranks
+        owners = _owners([_cost(b) for b in buffers], ranks.world)
+        mine = [i for i, owner in enumerate(owners) if owner == ranks.rank]
         if parameters[0].device.type == "cpu":
-            largest_first = sorted(range(len(parameters)), key=lambda i: -_cost(buffers[i]))
-            self._workers.map(move, [[i] for i in largest_first])
+            self._workers.map(move, [[i] for i in sorted(mine, key=lambda i: -_cost(buffers[i]))])
         else:
             shapes = defaultdict(list)
-            for i, p in enumerate(parameters):
-                shapes[_matrix(p).shape].append(i)
+            for i in mine:
+                shapes[_matrix(parameters[i]).shape].append(i)
             for together in shapes.values():
                 move(together)
+        if self._together is not None:
+            self._together.spread(parameters, owners)
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -110,6 +134,15 @@ def orthogonal(matrices: Tensor, rounds: list[Round]) -> Tensor:
     assert product is not None
     x = product.to(x.dtype) @ x
     return x.mT if tall else x
+
+
+def _owners(costs: list[int], world: int) -> list[int]:
+    """The rank that does each piece of work: the largest first, to whoever has the least."""
+    load, owners = [0] * world, [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        owners[i] = load.index(min(load))
+        load[owners[i]] += costs[i]
+    return owners
 
 
 def is_matrix(parameter: Tensor) -> bool:

@@ -10,15 +10,16 @@ from torch import nn
 
 from moco.config import OptimizerConfig
 from moco.threads import Threads
-from moco.train.muon import Muon, is_matrix
+from moco.train.muon import Muon, Together, is_matrix
 
 
 def build_optimizer(
-    module: nn.Module, config: OptimizerConfig, workers: Threads | None = None
+    module: nn.Module, config: OptimizerConfig, workers: Threads | None = None, together: Together | None = None
 ) -> torch.optim.Optimizer:
     """The optimizer of `config` over the parameters of `module` that take gradients.
 
-    SGD and AdamW are fused into one pass over memory. `workers` share what Muon computes.
+    SGD and AdamW are fused into one pass over memory. `workers` share what Muon computes, and so
+    do the processes of `together` (the runtime).
     """
     groups = _groups(module, config)
     match config.name:
@@ -29,7 +30,7 @@ def build_optimizer(
         case "lars":
             return Lars(groups, momentum=config.momentum)
         case "muon":
-            return Muon(groups, workers, momentum=config.momentum)
+            return Muon(groups, workers, together, momentum=config.momentum)
 
 
 def _groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
