@@ -74,7 +74,7 @@ class Runtime:
         self.threads = config.threads or max(1, _default_threads() // ranks.local_world)
         on_cpu = self.device.type == "cpu"
         self.workers = Threads(self.threads if on_cpu else 1)
-        self._control: torch.distributed.ProcessGroup | None = None
+        self._control: Any = None  # the group for words between processes, where the GPUs have another
         self._fabric = self._joined()
         torch.set_num_threads(1 if on_cpu else self.threads)
         if ranks.world > 1:  # what rank 0 chose: processors may differ between machines
@@ -247,7 +247,7 @@ class _Sum(torch.autograd.Function):
         return whole
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(context: Any, gradient: torch.Tensor) -> Any:
         whole = gradient.clone()
         context.runtime.sum([whole])
         return whole, None
