@@ -1,0 +1,208 @@
+"""Jobs on a real Slurm: stopped in every way there is, the run ends in the bits of one that was never stopped."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from moco import checkpoint
+from tests import cluster as slurm
+from tests.cluster import Cluster
+from tests.conftest import SMALL
+
+EPOCHS = 30  # of three steps
+OPTIONS = [
+    *SMALL, f"--train.epochs={EPOCHS}", "--runtime.threads=1", "--checkpoint.every_minutes=0.005",
+    f"--monitor.every_epochs={EPOCHS}", "--monitor.baseline=false",
+]  # fmt: skip
+JOB = ["--slurm.cpus=1", "--slurm.gpus=0"]
+TIMES = {"seconds", "samples_per_s"}
+SCRIPTS = Path(__file__).parents[1] / "slurm"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    if (reason := slurm.why_not()) is not None:
+        pytest.skip(reason)
+    with slurm.started() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def whole(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    words = [*moco("pretrain"), *OPTIONS, "--data", str(labelled), "--out", str(out)]
+    subprocess.run(words, check=True, capture_output=True)
+    return out
+
+
+def moco(*words: str) -> list[str]:
+    return [sys.executable, "-m", "moco", *words]
+
+
+def submitted(cluster: Cluster, folder: Path, *words: str) -> list[str]:
+    """The numbers of the jobs that `moco submit` made, their logs in `folder`."""
+    command = moco("submit", *words, *JOB, f"--slurm.log={folder}/%x-%j.log")
+    done = subprocess.run(command, capture_output=True, text=True, env=cluster.environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("job ")]
+
+
+def held_at_work(cluster: Cluster, run: Path) -> int:
+    """The process that trains in `run`, stopped (SIGSTOP) once it has saved some steps: so nothing is over too soon."""
+    cluster.wait_for(lambda: any(run.glob("checkpoints/step-*.pt")), 120, f"a checkpoint in {run}")
+    for pid in cluster.processes():
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"moco" in words and str(run).encode() in words and b"srun" not in words[0]:
+                os.kill(pid, signal.SIGSTOP)
+                return pid
+    raise AssertionError(f"nothing trains in {run}\n{cluster.logs()}")
+
+
+def has_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)) >> (number - 1) & 1)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    table = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in table]
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """Weights, queue, the optimizer's state and every row: to the bit."""
+    expected, found = (checkpoint.load(place / "checkpoints" / "last.pt") for place in (whole, run))
+    assert expected["step"] == found["step"] == 3 * EPOCHS
+    assert [n for n, t in expected["model"].items() if not torch.equal(t, found["model"][n])] == []
+    momenta = [content["optimizer"]["state"] for content in (expected, found)]
+    assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[0])
+    assert rows(run) == rows(whole)
+
+
+def log_of(folder: Path, job: str) -> str:
+    return next(folder.glob(f"*-{job}.log")).read_text()
+
+
+@pytest.mark.slow
+def test_the_time_limit_strikes_and_the_run_queues_itself_again(
+    cluster: Cluster, labelled: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Slurm counts the limit in minutes and looks every 30 s: it is lowered, and the run held, until the signal came."""
+    run = tmp_path / "run"
+    words = ["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(run), "--then", "linear"]
+    first, then = submitted(cluster, tmp_path, *words, "--slurm.time=60", "--slurm.save_s=60")
+    pid = held_at_work(cluster, run)
+    minutes, rest = (int(part) for part in cluster.facts(first)["RunTime"].split(":")[1:])
+    cluster.ask("scontrol", "update", f"JobId={first}", f"TimeLimit={minutes + (1 if rest < 25 else 2)}")
+    cluster.wait_for(lambda: has_pending(pid, signal.SIGTERM), 60, "the signal before the time limit")
+    os.kill(pid, signal.SIGCONT)
+    cluster.wait(first, "PENDING", 60)
+    cluster.ask("scontrol", "update", f"JobId={first}", "TimeLimit=60")
+    facts = cluster.wait(first, "COMPLETED", 120)
+    assert facts["Restarts"] == "1"
+    log = log_of(tmp_path, first)
+    assert "SIGTERM: stopped and saved at step" in log
+    assert "resuming at step" in log
+    assert_same(run, whole)
+    cluster.wait(then, "COMPLETED", 60)  # it has waited for the end, not for the interruption
+    assert (run / "linear" / "result.json").is_file()
+
+
+@pytest.mark.slow
+def test_queued_again_by_hand_with_the_shipped_script(
+    cluster: Cluster, labelled: Path, whole: Path, tmp_path: Path
+) -> None:
+    run, program = tmp_path / "run", tmp_path / "moco"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(moco())} "$@"\n')
+    program.chmod(0o755)
+    given = ["--cpus-per-task=1", "--mem=0", f"--output={tmp_path}/%x-%j.log", f"--export=ALL,MOCO={program}"]
+    options = [*OPTIONS, "--data", str(labelled), "--out", str(run)]
+    job = cluster.ask("sbatch", "--parsable", *given, str(SCRIPTS / "pretrain.sbatch"), *options).strip()
+    held_at_work(cluster, run)
+    cluster.ask("scontrol", "requeue", job)
+    facts = cluster.wait(job, "COMPLETED", 120)
+    assert facts["Restarts"] == "1"
+    assert "SIGTERM: stopped and saved at step" in log_of(tmp_path, job)
+    assert_same(run, whole)
+
+
+@pytest.mark.slow
+def test_scancel_stops_cleanly_and_the_same_command_goes_on(
+    cluster: Cluster, labelled: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(run)]
+    job, then = submitted(cluster, tmp_path, *words, "--then", "linear")
+    held_at_work(cluster, run)
+    cluster.ask("scancel", job)
+    cluster.wait(job, "CANCELLED", 60)
+    cluster.wait(then, "CANCELLED", 30)  # what waits for it goes with it
+    cluster.wait_for(lambda: not cluster.processes(), 30, "the job's end")
+    facts = cluster.facts(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    assert "SIGTERM: stopped and saved at step" in log_of(tmp_path, job)
+    assert checkpoint.load(run / "checkpoints" / "last.pt")["step"] < 3 * EPOCHS
+    (again,) = submitted(cluster, tmp_path, *words)
+    cluster.wait(again, "COMPLETED", 120)
+    assert_same(run, whole)
+
+
+@pytest.mark.slow
+def test_the_nodes_daemon_dies_and_the_job_doesnt_mind(
+    cluster: Cluster, labelled: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (job,) = submitted(cluster, tmp_path, "pretrain", *OPTIONS, "--data", str(labelled), "--out", str(run))
+    pid = held_at_work(cluster, run)
+    cluster.kill_node(with_jobs=False)
+    cluster.start_node()
+    os.kill(pid, signal.SIGCONT)
+    assert cluster.wait(job, "COMPLETED", 120)["Restarts"] == "0"
+    assert_same(run, whole)
+
+
+@pytest.mark.slow
+def test_the_node_dies_with_all_that_runs_there_and_comes_back(
+    cluster: Cluster, labelled: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (job,) = submitted(cluster, tmp_path, "pretrain", *OPTIONS, "--data", str(labelled), "--out", str(run))
+    held_at_work(cluster, run)
+    cluster.kill_node(with_jobs=True)
+    found = checkpoint.newest(run / "checkpoints")
+    assert found is not None and found.content["step"] < 3 * EPOCHS
+    cluster.start_node()
+    assert cluster.wait(job, "COMPLETED", 120)["Restarts"] == "1"
+    assert "resuming at step" in log_of(tmp_path, job)
+    assert_same(run, whole)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_an_array_and_each_run_is_probed_after_its_own(
+    cluster: Cluster, labelled: Path, tmp_path: Path
+) -> None:
+    words = ["pretrain", *OPTIONS, "--train.epochs=2", "--data", str(labelled), "--out", str(tmp_path / "sweep")]
+    first, linear, evaluate = submitted(
+        cluster, tmp_path, *words, "--sweep", "seed=0,1", "--then", "linear,evaluate", "--slurm.time=5"
+    )  # fmt: skip
+    cluster.wait_for(lambda: not cluster.ask("squeue", "--noheader"), 120, "the end of all jobs")
+    for job in (first, linear, evaluate):
+        told = cluster.ask("scontrol", "--oneliner", "show", "job", job)
+        assert told.count("JobState=COMPLETED") == 2, told
+    for seed in (0, 1):
+        assert (tmp_path / "sweep" / f"seed={seed}" / "evaluation.json").is_file()
+    weights = [checkpoint.load(tmp_path / "sweep" / f"seed={s}" / "checkpoints" / "last.pt")["model"] for s in (0, 1)]
+    assert not torch.equal(weights[0]["queue"], weights[1]["queue"])
