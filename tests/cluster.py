@@ -91,8 +91,8 @@ class Cluster:
 
     def ask(self, *words: str, text: str | None = None) -> str:
         """What a command of Slurm's answers."""
-        settings = {"env": self.environment, "timeout": 60, "cwd": self.root, "check": False}
-        done = subprocess.run(words, input=text, capture_output=True, text=True, **settings)
+        place = {"env": self.environment, "cwd": self.root}
+        done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=60, check=False, **place)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 

@@ -1,4 +1,4 @@
-"""The job scripts: what they would run, with `srun` replaced by a stand-in; tests/test_slurm_for_real.py has a Slurm."""
+"""The job scripts: what they would run, with `srun` replaced by a stand-in (test_slurm_for_real.py has a Slurm)."""
 
 from __future__ import annotations
 
