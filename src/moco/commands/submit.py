@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from moco.commands.options import value_of
@@ -117,7 +117,7 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
         if config.data is None:
             raise UserError("--data is missing: a folder, a tar, or a name from the catalog")
         given = None if parsed.get("recipe") and AUTO not in words else _named([*words, *one.options])
-        place = os.path.join(out, one.name)  # noqa: PTH118 - shown as it was typed
+        place = str(Path(out) / one.name)
         if found := changed(place, config, given):
             raise UserError(f"{place} holds a run that began otherwise ({'; '.join(found)}): give another --out")
     return _without("--out", words), out
