@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test docs soak lint format clean
+.PHONY: setup demo test docs soak gpu lint format clean
 
 setup: $(READY)  ## virtual environment, pinned requirements, the package
 
@@ -34,6 +34,9 @@ docs: setup  ## the pages under docs/ as HTML, strictly: a broken link is an err
 
 soak: setup  ## fifty kill -9 and resume cycles compared to the bit, thirty of packing, thirty of linear
 	MOCO_SOAK=50 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py tests/data/test_pack_crash.py tests/commands/test_linear_crash.py
+
+gpu: setup  ## what only a CUDA GPU can show: marked tests, bench, a resumed run; one JSON and one table
+	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA))
 
 lint: setup  ## format, lint, types: what CI runs
 	$(BIN)/ruff format --check src tests benchmarks

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from moco.config import OptimizerConfig, RuntimeConfig, ViewsConfig
+from moco.data.sampler import Batch
 from moco.environment import describe
 from moco.model.moco import MoCo
 from moco.runtime import Runtime
@@ -57,7 +58,8 @@ def subject(setting: str, parts: int, runtime: Runtime, source: Ragged) -> Subje
     def run() -> None:
         for number in itertools.islice(numbers, steps):
             images = (np.arange(batch) + number * batch) % len(source)
-            step(views(images, number), images, number)
+            these = Batch(images, number, number)
+            step(views(these), these)
 
     return Subject("whole" if parts == 1 else f"{parts} parts", run, steps * batch)
 

@@ -168,13 +168,13 @@ class Ours:
         self.training.model.train()
         self.order = iter(itertools.cycle(self.training.sampler.order(0)))
         self.images = next(self.order)
-        self.fixed = self.training.views(self.images, 0)
+        self.fixed = self.training.views(self.batch)
 
     def step(self) -> None:
         self.training.step(next(self.order))
 
     def compute_only(self) -> None:
-        self.training.learn(self.fixed, self.images)
+        self.training.learn(self.fixed, self.batch)
 
 
 def tree_of(spec: str, scratch: Path) -> Path:

@@ -57,8 +57,8 @@ def test_slurms_tasks_are_no_business_of_a_single_process(monkeypatch: pytest.Mo
     ):
         monkeypatch.setenv(name, value)
     runtime = Runtime(RuntimeConfig("cpu", "float32"))
-    assert (runtime.rank, runtime.world, runtime.is_main) == (0, 1, True)
-    assert runtime.any(True) and not runtime.any(False)
+    assert (runtime.ranks.rank, runtime.ranks.world, runtime.is_main) == (0, 1, True)
+    assert runtime.any(5) == 5 and runtime.told("a") == "a" and runtime.differing(3) == []
     assert runtime.gather(torch.arange(3)).tolist() == [0, 1, 2]
 
 

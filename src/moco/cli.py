@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a bug, a failed training or a serious finding of the docto
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import sys
@@ -22,6 +23,7 @@ from moco.errors import (
     UserError,
     nearest,
 )
+from moco.ranks import found
 
 COMMANDS = {
     "download": "fetch a known data set, verified",
@@ -113,16 +115,23 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or file that can't show a letter gets its escape
             stream.reconfigure(errors="backslashreplace")
+    name = "moco"
     try:
-        dispatch(sys.argv[1:] if argv is None else argv)
+        ranks = found()
+        if ranks.is_main:
+            dispatch(sys.argv[1:] if argv is None else argv)
+        else:
+            name = f"moco, rank {ranks.rank}"
+            with contextlib.redirect_stdout(io.StringIO()):  # the first process has said it
+                dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"moco: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
-        print(f"moco: {stop}", file=sys.stderr)
+        print(f"{name}: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (TrainingFailed, FoundProblems) as failure:
-        print(f"moco: {failure}", file=sys.stderr)
+        print(f"{name}: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("moco: interrupted before anything had to be saved", file=sys.stderr)

@@ -90,6 +90,8 @@ class ModelConfig:
         bn_splits: batch-norm statistics over this many parts of the batch, keys shuffled between them:
             one device then behaves like that many. On the CPU each part has a thread; `null` takes what makes sense
             there for the batch size, and 1 elsewhere.
+        bn_shuffle: shuffle the keys between those parts, as the paper does; without it the network finds the positive
+            by the statistics that query and key share.
         symmetric: each view is query once and key once; two losses a pair of views.
         small_stem: 3x3 first convolution without stride or pooling (ResNets on images of 32 px).
         mask_own: an image's own earlier keys are no negatives of it (the paper has a data set that is much larger than
@@ -112,6 +114,7 @@ class ModelConfig:
     head_batchnorm: bool = False
     predictor: bool = False
     bn_splits: int | None = 1
+    bn_shuffle: bool = True
     symmetric: bool = False
     small_stem: bool = False
     mask_own: bool = False
@@ -168,12 +171,16 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training images; `null` takes what makes sense for the number of images.
-        batch_size: images a step (each gives one query and one key, two of each if symmetric); default 256,
-            or what makes some steps an epoch of a smaller data set.
+        batch_size: images a step, of all processes together (each gives one query and one key, two of each if
+            symmetric); default 256, or what makes some steps an epoch of a smaller data set.
+        accumulate: so many pieces of a step's batch go through the encoders one after the other, to save memory. The
+            result is that of the whole batch: a piece has whole batch-norm parts (`model.bn_splits`), and all keys
+            enter the queue together.
     """
 
     epochs: int | None = 200
     batch_size: int | None = None
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -218,15 +225,18 @@ class RuntimeConfig:
     """Where it runs.
 
     Attributes:
-        device: `auto`, `cpu`, `cuda`, or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (Apple's GPUs; never tried).
         precision: `auto` takes bf16 where the processor has the units for it, float32 elsewhere.
-        threads: CPU threads; default all.
+        threads: CPU threads, of each process; default all.
+        devices: processes on this machine, a GPU each (or a share of the cores); default one. torchrun and srun say it
+            themselves.
         compile: torch.compile the encoders: `default` fuses, `reduce-overhead` adds CUDA graphs, for small batches.
     """
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
     threads: int | None = None
+    devices: int | None = None
     compile: Literal["off", "default", "reduce-overhead"] = "off"
 
 

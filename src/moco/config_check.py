@@ -14,7 +14,8 @@ from moco.presets import preset
 _AT_LEAST_ONE = (
     "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
     "checkpoint.every_epochs", "checkpoint.keep", "checkpoint.keep_every_epochs", "store.short_side",
-    "monitor.every_epochs", "runtime.threads", "model.head_layers", "model.head_width",
+    "monitor.every_epochs", "runtime.threads", "runtime.devices", "train.accumulate",
+    "model.head_layers", "model.head_width",
 )  # fmt: skip
 _POSITIVE = ("model.temperature", "optimizer.lr", "optimizer.vector_lr", "monitor.knn_temperature", "schedule.gamma")
 _NOT_NEGATIVE = (

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 
 from moco.config import RuntimeConfig
 from moco.console import Silent, listen, say
 from moco.environment import cores, cpu_info
-from moco.errors import UserError
+from moco.errors import TrainingFailed, UserError, in_a_line
+from moco.ranks import ALONE, Ranks
 from moco.threads import Threads
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+BUCKET = 2**23  # values that are summed over the processes at a time: 32 MiB
 
 
 class Precision(NamedTuple):
@@ -45,15 +50,19 @@ class Runtime:
         precision: `float32` or `bf16` (autocast).
         reason: one phrase that says why that precision.
         compile_mode: how the encoders are compiled: `off`, also where nothing can be.
-        rank, world: this process's number, and how many there are.
-        threads: CPU threads.
+        ranks: this process's place among those of the run.
+        threads: CPU threads of this process.
         workers: so many on the CPU, for work in parts; one on CUDA. On the CPU torch's own operations take one thread
             each, so that no figure depends on how many there are.
     """
 
-    def __init__(self, config: RuntimeConfig, decided: Precision | None = None) -> None:
-        """`decided` is the precision that the run began with: it stands unless `config` asks for another."""
-        self.device = choose_device(config.device)
+    def __init__(self, config: RuntimeConfig, decided: Precision | None = None, ranks: Ranks = ALONE) -> None:
+        """`decided` is the precision that the run began with: it stands unless `config` asks for another.
+
+        Several `ranks` meet here: it returns once all have.
+        """
+        self.ranks = ranks
+        self.device = choose_device(config.device, ranks)
         self.compile_mode = config.compile
         if config.compile == "reduce-overhead" and self.device.type != "cuda":
             raise UserError("runtime.compile reduce-overhead is CUDA graphs, and this runs on the CPU: give default")
@@ -62,51 +71,114 @@ class Runtime:
         self.precision, self.reason = chosen.name, chosen.reason
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.threads = config.threads or _default_threads()
+        self.threads = config.threads or max(1, _default_threads() // ranks.local_world)
         on_cpu = self.device.type == "cpu"
         self.workers = Threads(self.threads if on_cpu else 1)
+        self._control: torch.distributed.ProcessGroup | None = None
+        self._fabric = self._joined()
         torch.set_num_threads(1 if on_cpu else self.threads)
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # `line` says it, with the reason
-        self._fabric = Fabric(
-            accelerator="gpu" if self.device.type == "cuda" else "cpu",
-            devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
-            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
-            plugins=[LightningEnvironment()],  # one process: what Slurm says of tasks is about others
-        )
-        self.rank, self.world = self._fabric.global_rank, self._fabric.world_size
-        if not self.is_main:
-            listen(Silent())
+        if ranks.world > 1:  # what rank 0 chose: processors may differ between machines
+            self.precision, self.reason = self.told((self.precision, self.reason))
+            if self.device.type == "cuda":
+                self._control = torch.distributed.new_group(backend="gloo")  # words that the GPUs needn't wait for
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resume to the same bits
             torch.backends.cudnn.allow_tf32 = True  # convolutions; views and logits stay in full float32
 
+    def _joined(self) -> Fabric:
+        """Fabric with this process's place; several processes have found each other then."""
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # `line` says it, with the reason
+        if not self.is_main:
+            listen(Silent())
+        ranks = self.ranks
+        if ranks.world == 1:
+            alone = LightningEnvironment()  # what Slurm says of tasks is about others
+            return Fabric(accelerator="cpu", devices=1, plugins=[alone])
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        environment: Any = TorchElasticEnvironment()
+        if ranks.by == "srun":
+            os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(ranks.local_world))
+            environment = SLURMEnvironment(auto_requeue=False)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        fabric = Fabric(  # its own choice of devices would count GPUs that Slurm doesn't show this process
+            accelerator="cpu",
+            devices=ranks.local_world,
+            num_nodes=ranks.nodes,
+            strategy=DDPStrategy(process_group_backend=backend),
+            plugins=[environment],
+        )
+        with self._together("the processes of this run did not find each other"):
+            fabric.launch()
+        return fabric
+
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
-        return self.rank == 0
+        return self.ranks.is_main
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """`values` (n, ...) of all processes in the order of their ranks, (world * n, ...); no gradient flows."""
-        if self.world == 1:
+        if self.ranks.world == 1:
             return values
-        return cast(torch.Tensor, self._fabric.all_gather(values)).flatten(0, 1)
+        made = values.new_empty((self.ranks.world, *values.shape))
+        with self._together():
+            torch.distributed.all_gather(list(made), values.contiguous())
+        return made.flatten(0, 1)
 
-    def any(self, value: bool) -> bool:
-        """Whether `value` holds in any process: the same answer in all of them."""
-        if self.world == 1:
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Put the sum over all processes in the place of each of `tensors`."""
+        if self.ranks.world == 1:
+            return
+        for bucket in _buckets(tensors):
+            whole = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            with self._together():
+                torch.distributed.all_reduce(whole)
+            parts = [part.view(tensor.shape) for part, tensor in zip(whole.split([t.numel() for t in bucket]), bucket)]
+            torch._foreach_copy_(list(bucket), parts)
+
+    def sum_with_gradient(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, through which the gradient flows back to all of them."""
+        return values if self.ranks.world == 1 else cast(torch.Tensor, _Sum.apply(values, self))
+
+    def any(self, bits: int) -> int:
+        """Which of the `bits` are set in any process: the same answer in all of them."""
+        if self.ranks.world == 1:
+            return bits
+        mine = torch.tensor([bits], dtype=torch.int64)
+        with self._together():
+            torch.distributed.all_reduce(mine, torch.distributed.ReduceOp.BOR, self._control)
+        return int(mine)
+
+    def told(self, value: Any) -> Any:
+        """What `value` (plain values) is in rank 0."""
+        if self.ranks.world == 1:
             return value
-        mine = torch.tensor([float(value)], device=self.device)
-        return bool(self.gather(mine).any())
+        with self._together():
+            return self._fabric.broadcast(value)
+
+    def differing(self, value: int) -> list[int]:
+        """The ranks whose `value` is another than rank 0's."""
+        every = self.gather(torch.tensor([value], dtype=torch.int64, device=self.device)).tolist()
+        return [rank for rank, other in enumerate(every) if other != every[0]]
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.world > 1:
-            self._fabric.barrier()
+        self.any(0)
+
+    @contextlib.contextmanager
+    def _together(self, what: str = "lost the connection to another process of this run") -> Iterator[None]:
+        """Something that all processes do. Raises `TrainingFailed` if one of them isn't there any more."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise TrainingFailed(f"{what} ({in_a_line(error)})") from error
 
     def line(self) -> str:
         """One line for the log: which device and precision, and why."""
-        threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
-        return f"{self.device}{threads}, {self.precision} ({self.reason})"
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else ""
+        several = f"{self.ranks.world} processes, each on " if self.ranks.world > 1 else ""
+        return f"{several}{self.device}{threads}, {self.precision} ({self.reason})"
 
     def autocast(self, keep_casts: bool = True) -> AbstractContextManager[Any]:
         """The precision's context for forward passes.
@@ -115,9 +187,9 @@ class Runtime:
         first thread that leaves its context drops them: which gradients are summed before and which after the cast back
         would then be a matter of timing.
         """
-        if not keep_casts and self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
-        return self._fabric.autocast()
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=keep_casts)
 
     def compile(self, *modules: torch.nn.Module) -> None:
         """torch.compile `modules` in place, as configured; their state dicts stay as they are.
@@ -146,6 +218,36 @@ class Runtime:
         """Wait for the device, for timings."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; the gradient of a sum of all losses is the sum of all gradients."""
+
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor, runtime: Runtime) -> torch.Tensor:
+        context.runtime = runtime
+        whole = values.clone()
+        runtime.sum([whole])
+        return whole
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        whole = gradient.clone()
+        context.runtime.sum([whole])
+        return whole, None
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """The tensors in their order, of one dtype and `BUCKET` values at most together."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def _default_threads() -> int:
@@ -188,18 +290,32 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in settings)
 
 
-def choose_device(asked: str) -> torch.device:
-    """The device named `asked`; `auto` is CUDA where there is one. Raises `UserError` if it isn't there."""
+def choose_device(asked: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device named `asked`; `auto` is CUDA where there is one. Raises `UserError` if it isn't there.
+
+    Of several processes on a machine each takes the GPU of its own number among those that it is shown.
+    """
     if asked == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N")
+        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N, mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N, mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"runtime.device is {asked!r}, but there is no such GPU here, or this torch can't use it")
     if device.type == "cuda":
         found = torch.cuda.device_count()
+        if ranks.world > 1:
+            if device.index is not None:
+                raise UserError(
+                    f"runtime.device is {asked!r}, give cuda: each of {ranks.world} processes takes its own"
+                )
+            index = ranks.local_rank if found > 1 else 0  # Slurm may show each task its own GPU alone
+            if ranks.local_world > found > 1 or (found == 1 and ranks.by != "srun" and ranks.local_world > 1):
+                raise UserError(f"{ranks.local_world} processes on this machine, but {found} CUDA devices were found")
+            return torch.device("cuda", index)
         if (device.index or 0) >= found:
             raise UserError(f"runtime.device is {asked!r}, but {found} CUDA devices were found here")
         return torch.device("cuda", device.index or 0)
@@ -213,6 +329,8 @@ def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | No
     """
     if asked != "auto":
         return Precision(asked, "as asked")
+    if device.type == "mps":
+        return Precision("float32", "bf16 is untested on this kind of device")
     if device.type == "cuda":
         if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
             return Precision("bf16", "the GPU has bf16 units")

@@ -28,28 +28,32 @@ class Sizes:
     steps_an_epoch: int
 
 
-def decide(count: int, device: str, symmetric: bool, splittable: bool, batch: int | None = None) -> Sizes:
+def decide(
+    count: int, device: str, symmetric: bool, splittable: bool, batch: int | None = None, processes: int = 1
+) -> Sizes:
     """The sizes for `count` training images on a `device`, `cpu` or `cuda`; `batch` where it is given."""
     batch = batch or _batch(count)
     per_epoch = max(count // batch, 1)
-    least, steps, most = LENGTHS[device]
+    least, steps, most = LENGTHS["cpu" if device == "cpu" else "cuda"]
     return Sizes(
         batch=batch,
         queue=max(_queue(count), batch * (2 if symmetric else 1)),
         epochs=min(max(least, math.ceil(steps / per_epoch)), most),
-        parts=_parts(batch) if device == "cpu" and splittable else 1,
+        parts=_parts(batch, device, processes) if splittable else 1,
         steps_an_epoch=per_epoch,
     )
 
 
-def sized(config: Config, count: int, device: str, splittable: bool = True) -> tuple[Config, str | None]:
+def sized(
+    config: Config, count: int, device: str, splittable: bool = True, processes: int = 1
+) -> tuple[Config, str | None]:
     """`config` with batch, parts, queue and epochs decided for `count` training images, and a line that says what was.
 
     What is given stands. `device` is the kind of device: `cpu` or `cuda`; `splittable` says whether the backbone's
-    batch-norm can be taken over parts of the batch.
+    batch-norm can be taken over parts of the batch; of several `processes` each has as many parts.
     """
     train, model = config.train, config.model
-    sizes = decide(count, device, model.symmetric, splittable, train.batch_size)
+    sizes = decide(count, device, model.symmetric, splittable, train.batch_size, processes)
     decided = []
     if train.batch_size is None:
         train = replace(train, batch_size=sizes.batch)
@@ -92,10 +96,15 @@ def _batch(count: int) -> int:
     return min(LARGEST_BATCH, max(_power_of_two(count // STEPS_AN_EPOCH), min(16, _power_of_two(count))))
 
 
-def _parts(batch: int) -> int:
-    """Parts of a CPU batch, a thread each: of 64 images where there are as many, else two; a divisor of the batch."""
-    wanted = max(2, min(4, batch // PART)) if batch >= 16 else 1
-    return next(parts for parts in range(wanted, 0, -1) if batch % parts == 0)
+def _parts(batch: int, device: str, processes: int) -> int:
+    """Parts of a batch, as many for each process, and a divisor of it.
+
+    On the CPU a thread each: of 64 images where there are as many, else two. On GPUs one each, as in the paper.
+    """
+    wanted = processes
+    if device == "cpu":
+        wanted = max(processes, max(2, min(4, batch // PART)) if batch >= 16 else 1)
+    return next((n for n in range(wanted, 0, -1) if batch % n == 0 and n % processes == 0), 1)
 
 
 def _queue(count: int) -> int:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco import checkpoint
 from moco.config import CheckpointConfig, Config, OptimizerConfig, RuntimeConfig, ScheduleConfig, TrainConfig
-from moco.data.sampler import Sampler
+from moco.data.sampler import Batch, Sampler
 from moco.errors import Interrupted, TrainingFailed, UserError
 from moco.rundir import RunDir
 from moco.runtime import Runtime
@@ -41,11 +40,11 @@ class Numbers:
     def __init__(self) -> None:
         self.coming: list[list[int]] = []
 
-    def __call__(self, images: NDArray[np.int64], epoch: int) -> tuple[Tensor, ...]:
-        return (torch.from_numpy(images).float()[:, None] / 10,)
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (torch.from_numpy(batch.images).float()[:, None] / 10,)
 
-    def ahead(self, images: NDArray[np.int64]) -> None:
-        self.coming.append(images.tolist())
+    def ahead(self, batch: Batch) -> None:
+        self.coming.append(batch.images.tolist())
 
 
 def training(config: Config = CONFIG, poison: int | None = None) -> Training:
@@ -55,14 +54,14 @@ def training(config: Config = CONFIG, poison: int | None = None) -> Training:
     optimizer = build_optimizer(model, config.optimizer)
     guard = FiniteGuard(optimizer, torch.device("cpu"))
 
-    def step(views: tuple[Tensor, ...], images: NDArray[np.int64], number: int) -> StepStats:
-        loss = (model(views[0]) - views[0]).pow(2).mean() * (float("nan") if number == poison else 1)
+    def step(views: tuple[Tensor, ...], batch: Batch) -> StepStats:
+        loss = (model(views[0]) - views[0]).pow(2).mean() * (float("nan") if batch.step == poison else 1)
         guard(loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         zero = torch.zeros(())
-        return StepStats(loss.detach(), zero + number, zero, zero)
+        return StepStats(loss.detach(), zero + batch.step, zero, zero)
 
     return Training(config, model, optimizer, Sampler(12, 4, 0), Numbers(), step, guard)
 
@@ -126,7 +125,8 @@ def test_state_dict_and_back_is_the_same_to_the_bit() -> None:
 
 def test_learning_counts_nothing() -> None:
     made = training()
-    made.learn(made.views(np.arange(4), 0), np.arange(4))
+    batch = made.batch(np.arange(4))
+    made.learn(made.views(batch), batch)
     assert made.progress.step == 0
     assert made.totals.means(1)["loss"] == 0
 
@@ -148,9 +148,9 @@ def test_a_stop_saves_this_very_moment_and_the_rest_follows(tmp_path: Path) -> N
         running = loop(folder, begun)
         inner = begun.train_step
 
-        def stopping(views: tuple[Tensor, ...], images: NDArray[np.int64], number: int) -> StepStats:
-            running.signals.stop = "SIGTERM" if number == 4 else None
-            return inner(views, images, number)
+        def stopping(views: tuple[Tensor, ...], batch: Batch) -> StepStats:
+            running.signals.stop = "SIGTERM" if batch.step == 4 else None
+            return inner(views, batch)
 
         begun.train_step = stopping
         with pytest.raises(Interrupted, match="stopped and saved at step 5"):

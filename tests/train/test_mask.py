@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
+from moco.data.sampler import Batch
 from moco.model.moco import NO_IMAGE, info_nce
 from moco.runtime import Runtime
 from moco.train.optimizer import build_optimizer
@@ -33,7 +34,7 @@ def run(model: MoCo, shown: Tensor | None, steps: int = 4, symmetric: bool = Fal
     for number in range(steps):
         torch.manual_seed(100 + number)
         views = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
-        seen.append(step(views, np.arange(4) + 4 * (number % 2), number))
+        seen.append(step(views, Batch(np.arange(4) + 4 * (number % 2), 0, number)))
     return seen
 
 

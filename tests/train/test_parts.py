@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
+from moco.data.sampler import Batch
 from moco.errors import TrainingFailed, UserError
 from moco.model.moco import info_nce
 from moco.randomness import Purpose, permutation
@@ -53,7 +54,7 @@ def trained(splits: int, threads: int, symmetric: bool, kind: str = "batchnorm")
     model = built(splits, kind)
     runtime = Runtime(RuntimeConfig("cpu", "float32", threads=threads))
     step = MoCoStep(model, build_optimizer(model, OPTIMIZER), runtime, lambda loss: None, 7, symmetric)
-    return model, [step(views(number), IMAGES, number) for number in range(STEPS)]
+    return model, [step(views(number), Batch(IMAGES, 0, number)) for number in range(STEPS)]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -76,7 +77,7 @@ def test_in_bf16_too() -> None:
         runtime = Runtime(RuntimeConfig("cpu", "bf16", threads=threads))
         step = MoCoStep(model, build_optimizer(model, OPTIMIZER), runtime, lambda loss: None, 7, True)
         for number in range(STEPS):
-            step(views(number), IMAGES, number)
+            step(views(number), Batch(IMAGES, 0, number))
         states.append(model.state_dict())
     assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
 
@@ -89,7 +90,7 @@ def test_the_parts_are_what_split_batchnorm_is_in_one_piece(symmetric: bool) -> 
     runtime = Runtime(RuntimeConfig("cpu", "float32"))
     step = MoCoStep(whole, build_optimizer(whole, OPTIMIZER), runtime, lambda loss: None, 7, symmetric)
     step.parts.models = [whole]
-    seen = [step(views(number), IMAGES, number) for number in range(STEPS)]
+    seen = [step(views(number), Batch(IMAGES, 0, number)) for number in range(STEPS)]
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-5, atol=2e-6, msg=name)
     for a, b in zip(told, seen):
@@ -189,7 +190,7 @@ def test_a_bad_loss_in_one_part_leaves_the_weights() -> None:
     first, second = views(0)
     first[-1] = float("nan")
     with pytest.raises(TrainingFailed):
-        step((first, second), IMAGES, 0)
+        step((first, second), Batch(IMAGES, 0, 0))
     assert all(torch.equal(a, b) for a, b in zip(before, model.encoder_q.parameters()))
 
 
@@ -198,9 +199,9 @@ def test_an_error_in_a_part_is_the_steps() -> None:
     runtime = Runtime(RuntimeConfig("cpu", "float32", threads=2))
     step = MoCoStep(model, build_optimizer(model, OPTIMIZER), runtime, lambda loss: None, 7, False)
     with pytest.raises(RuntimeError, match="channels"):
-        step((torch.rand(BATCH, 4, 8, 8), torch.rand(BATCH, 4, 8, 8)), IMAGES, 0)
+        step((torch.rand(BATCH, 4, 8, 8), torch.rand(BATCH, 4, 8, 8)), Batch(IMAGES, 0, 0))
     with pytest.raises(UserError, match="divide"):
-        step((torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)), IMAGES[:4], 0)
+        step((torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)), Batch(IMAGES[:4], 0, 0))
 
 
 if __name__ == "__main__":

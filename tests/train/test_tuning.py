@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from moco.config import OptimizerConfig, RuntimeConfig
+from moco.data.sampler import Batch
 from moco.model.tuned import Tuned
 from moco.runtime import Runtime
 from moco.threads import Threads
@@ -59,11 +60,11 @@ def source(count: int) -> Ragged:
 
 def test_a_view_is_a_function_of_seed_epoch_and_number_and_a_second_time_is_another_view() -> None:
     views = LabelledViews(source(4), Pipeline(16, (0.08, 1.0)), 7, Threads(1))
-    (first,) = views(np.array([1, 3, 5]), 2)
-    (again,) = views(np.array([3, 1]), 2)
+    (first,) = views(Batch(np.array([1, 3, 5]), 2, 0))
+    (again,) = views(Batch(np.array([3, 1]), 2, 0))
     torch.testing.assert_close(first[[1, 0]], again, rtol=0, atol=0)
     assert not torch.equal(first[0], first[2])  # 5 is image 1 for the second time
-    assert not torch.equal(first[0], views(np.array([1]), 3)[0][0])
+    assert not torch.equal(first[0], views(Batch(np.array([1]), 3, 0))[0][0])
 
 
 def test_a_step_is_cross_entropys_with_rates_of_their_own() -> None:
@@ -79,7 +80,7 @@ def test_a_step_is_cross_entropys_with_rates_of_their_own() -> None:
     weights = torch.tensor([1.0, 2.0, 0.5])
     step = TuneStep(model, optimizer, runtime, lambda loss: losses.append(loss.item()), labels, 0, weights)
     pictures = torch.randn(2, 3, 2, 2)
-    stats = step((pictures,), np.array([4, 2]), 0)  # images 1 and 2
+    stats = step((pictures,), Batch(np.array([4, 2]), 0, 0))  # images 1 and 2
     assert losses == [pytest.approx(np.log(3))] == [pytest.approx(stats.loss.item())]
     features = body(pictures).detach()
     true = labels[[1, 2]]

@@ -12,6 +12,24 @@ from moco.randomness import Purpose, permutation
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What one step is made of, on all processes together.
+
+    Attributes:
+        images: their numbers, int64 (N,).
+        epoch, step: where the step is in the run, from 0.
+    """
+
+    images: NDArray[np.int64]
+    epoch: int
+    step: int
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.images)
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Batches of an epoch. The last, incomplete batch is left out (batch-norm and the queue want full ones).
 

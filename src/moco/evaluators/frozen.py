@@ -77,15 +77,30 @@ class Frozen:
         """(place of the first, features float32 (n, F) on the device) of `view` of `images`, in their order.
 
         By default the centre view of all images. The last batch may be smaller; no image is left out. `title` names the
-        bar to show, if any.
+        bar to show, if any. Of several processes each computes some batches, and all get all of them.
         """
         view = self.centre if view is None else view
         images = np.arange(len(source)) if images is None else images
         with _shown(title, len(images)) as show:
-            for first in range(0, len(images), batch_size):
-                chosen = images[first : first + batch_size]
-                yield first, self.compute(source, view, chosen)
-                show(first + len(chosen))
+            for group in _groups(range(0, len(images), batch_size), self.runtime.ranks.world):
+                each = [images[first : first + batch_size] for first in group]
+                for first, chosen, features in zip(group, each, self._shared(source, view, each)):
+                    yield first, features
+                    show(first + len(chosen))
+
+    def _shared(self, source: Source, view: View, each: list[NDArray[np.int64]]) -> list[Tensor]:
+        """Features of each of these batches, one a process at most; the first is the largest."""
+        ranks = self.runtime.ranks
+        own = self.compute(source, view, each[ranks.rank]) if ranks.rank < len(each) else None
+        if ranks.world == 1:
+            assert own is not None
+            return [own]
+        width = self.runtime.any(0 if own is None else own.shape[1])
+        padded = torch.zeros(len(each[0]), width, device=self.runtime.device)
+        if own is not None:
+            padded[: len(own)] = own
+        gathered = self.runtime.gather(padded).split(len(each[0]))
+        return [features[: len(images)] for features, images in zip(gathered, each)]
 
     def compute(self, source: Source, view: View, images: NDArray[np.int64]) -> Tensor:
         """Features float32 (n, F) of `view` of `images` (n,), all at once.
@@ -130,6 +145,10 @@ class Frozen:
     def measured(self, split: Labelled, title: str | None = None) -> LabelledFeatures:
         """The centre views' features of `split`."""
         return LabelledFeatures(self.features(split.images, title=title), split.labels, split.classes)
+
+
+def _groups(firsts: range, size: int) -> Iterator[range]:
+    return (firsts[start : start + size] for start in range(0, len(firsts), size))
 
 
 @contextlib.contextmanager

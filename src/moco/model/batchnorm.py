@@ -7,6 +7,8 @@ do, and the keys are shuffled between the parts. The MoCo authors' CIFAR noteboo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,3 +73,63 @@ def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
             split.load_state_dict(child.state_dict())
             setattr(parent, name, split)
     return module
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """In training, one statistic over the batches of all processes; in evaluation the batch-norm that it stands for.
+
+    torch's own of this name works on GPUs alone. This one asks `add` for the sum over the processes of count, sum and
+    sum of squared differences, and the gradient flows back through those.
+    """
+
+    def __init__(self, like: nn.modules.batchnorm._BatchNorm, add: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
+        self.weight, self.bias = like.weight, like.bias
+        for name, buffer in like.named_buffers(recurse=False):
+            setattr(self, name, buffer)
+        self._add = add
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions, channels second."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        dims = [d for d in range(input.ndim) if d != 1]
+        shape = [-1 if d == 1 else 1 for d in range(input.ndim)]
+        wide = input.float()
+        values = wide.new_full((1,), input.numel() / input.shape[1])
+        count = self._add(values)
+        mean = self._add(wide.sum(dims)) / count
+        centred = wide - mean.view(shape)
+        variance = self._add(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        made = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            made = made * self.weight.view(shape) + self.bias.view(shape)
+        return made.to(input.dtype)
+
+
+def sync_batchnorm(module: nn.Module, add: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Replace every batch-norm of `module`, in place, by one over all processes; parameters and buffers stay.
+
+    `add` gives the sum of a tensor over the processes, with a gradient. Raises `UserError` for batch-norm of a kind
+    that has no running statistics that move by a momentum.
+    """
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                if child.momentum is None or not child.track_running_stats:
+                    raise UserError(f"a {type(child).__name__} without running statistics can't be shared by processes")
+                setattr(parent, name, SyncBatchNorm(child, add))
+    return module
+
+
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether statistics of a batch are in it anywhere."""
+    return any(isinstance(child, nn.modules.batchnorm._BatchNorm) for child in module.modules())

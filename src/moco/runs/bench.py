@@ -101,8 +101,8 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
     training, runtime = prepared.training, prepared.runtime
     batch = training.sampler.batch_size
     batches: Iterator[NDArray[np.int64]] = itertools.cycle(training.sampler.order(0))
-    first = next(batches)
-    fixed = training.views(first, 0)
+    first = training.batch(next(batches))
+    fixed = training.views(first)
     training.model.train()
 
     def repeated(once: Any) -> Any:
@@ -117,7 +117,7 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
         [
             Subject("full", repeated(lambda: training.step(next(batches))), steps * batch),
             Subject("compute_only", repeated(lambda: training.learn(fixed, first)), steps * batch),
-            Subject("views", repeated(lambda: training.views(next(batches), 0)), steps * batch * 2),
+            Subject("views", repeated(lambda: training.views(training.batch(next(batches)))), steps * batch * 2),
         ],
         rounds,
     )
@@ -125,8 +125,8 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
     assert isinstance(training.train_step, MoCoStep)
     watch.install(training.train_step.model, training.optimizer, training.train_step.parts.models)
     for _ in range(max(steps, LEAST_TIMED_STEPS)):
-        images = next(batches)
-        watch.step(partial(training.views, images, 0), partial(training.learn, images=images))
+        timed = training.batch(next(batches))
+        watch.step(partial(training.views, timed), partial(training.learn, batch=timed))
     watch.remove()
     return figures, watch.medians()
 

@@ -14,6 +14,7 @@ from moco.evaluators.classifier import Classifier
 from moco.evaluators.monitors import EVALUATORS, Measured, evaluate_features
 from moco.evaluators.proof import fingerprint
 from moco.evaluators.scores import classify
+from moco.ranks import found
 from moco.results import Evaluation
 from moco.rundir import RunDir
 from moco.runs.linear import CLASSIFIER
@@ -23,6 +24,8 @@ from moco.runs.trained import open_run
 
 def evaluate(run: str | os.PathLike[str], checkpoint: str | None = None, data: str | None = None) -> Evaluation:
     """Score the run's linear classifier on every image of both splits, and write `evaluation.json`.
+
+    Started by torchrun or srun several processes share the work; the first one writes.
 
     Args:
         run: the run's path, or the run.
@@ -39,7 +42,8 @@ def evaluate(run: str | os.PathLike[str], checkpoint: str | None = None, data: s
         raise UserError(f"no classifier in {os.fspath(run)}: run `moco linear {quoted}` first")
     classifier = Classifier.load(file)
     which = checkpoint or classifier.about["checkpoint"]
-    opened = open_splits(run, which, data)
+    ranks = found()
+    opened = open_splits(run, which, data, ranks)
     _check_fit(opened, classifier, run)
     scores = {
         name: classify(opened.frozen, classifier, split, f"evaluating {name}")
@@ -57,7 +61,8 @@ def evaluate(run: str | os.PathLike[str], checkpoint: str | None = None, data: s
         val=scores["val"],
         environment=describe(),
     )
-    evaluation.save(folder.evaluation_file)
+    if ranks.is_main:
+        evaluation.save(folder.evaluation_file)
     return evaluation
 
 

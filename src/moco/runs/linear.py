@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from moco.evaluators.proof import Proof, proven
 from moco.evaluators.scores import classify
 from moco.files import locked
 from moco.folders import replaced
+from moco.ranks import found
 from moco.results import LinearResult
 from moco.rundir import RunDir
 from moco.runs.splits import Opened, open_splits
@@ -50,7 +53,8 @@ def linear(
 ) -> LinearResult:
     """Train a linear classifier on the frozen backbone; it, its metrics and the result go to the run's `linear/`.
 
-    The three files are of one fit at any moment: the folder is replaced whole, at the end.
+    The three files are of one fit at any moment: the folder is replaced whole, at the end. Started by torchrun or srun
+    several processes compute the features in shares; the first one writes.
 
     Args:
         run: the run's path, or the run.
@@ -65,8 +69,14 @@ def linear(
     folder = RunDir.open(run)
     quoted = shlex.quote(os.fspath(run))
     busy = f"another `moco linear {quoted}` is at work: wait for it"
-    with locked(folder.root / ".linear.lock", busy), replaced(folder.linear, (CLASSIFIER, METRICS, RESULT)) as new:
-        opened = open_splits(run, checkpoint, data)
+    ranks = found()
+    with contextlib.ExitStack() as held:
+        if ranks.is_main:
+            held.enter_context(locked(folder.root / ".linear.lock", busy))
+            new = held.enter_context(replaced(folder.linear, (CLASSIFIER, METRICS, RESULT)))
+        else:
+            new = Path(held.enter_context(tempfile.TemporaryDirectory()))  # what the others write is the same
+        opened = open_splits(run, checkpoint, data, ranks)
         started = time.perf_counter()
         with proven(opened.frozen.backbone) as proof:
             if isinstance(chosen, CachedOptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from moco import checkpoint
-from moco.config import Config
+from moco.config import Config, from_dict
 from moco.config_check import check, flat
 from moco.console import percent, say
 from moco.data.dataset import Dataset, open_dataset
@@ -26,8 +27,11 @@ from moco.evaluators.frozen import Frozen
 from moco.evaluators.health import diagnose, queue_health
 from moco.evaluators.monitors import LabelMonitor
 from moco.files import read_json, write_json
+from moco.launch import launch
 from moco.model.backbone import check_backbone
 from moco.randomness import Purpose, torch_seed
+from moco.ranks import ALONE, Ranks
+from moco.ranks import found as found_ranks
 from moco.rundir import RunDir
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.start import begin_from, first_weights
@@ -46,7 +50,17 @@ from moco.views.make import TwoViews
 from moco.views.pipelines import pipeline, scaling
 
 # What a resumed run may change: the rest is what the run is.
-MAY_CHANGE = ("data", "train.epochs", "checkpoint.", "monitor.", "runtime.", "store.cache", "store.max_bad")
+MAY_CHANGE = (
+    "data",
+    "train.epochs",
+    "train.accumulate",
+    "checkpoint.",
+    "monitor.",
+    "runtime.",
+    "store.cache",
+    "store.max_bad",
+)
+_RESUME = "moco pretrain --resume"
 # The keys of `baseline.json`, and how a line calls them.
 RANDOM, STARTED = "random_backbone_knn_top1", "start_knn_top1"
 BEFORE = {"raw_pixels_knn_top1": "raw pixels", RANDOM: "random weights", STARTED: "the weights it started from"}
@@ -71,23 +85,58 @@ class Prepared:
 def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = False) -> Run:
     """Train a backbone by `config` in a new run directory `out`, to the end.
 
-    With `overwrite` the run that is there is replaced. Raises `UserError` before anything is made if something can't be
-    right, `moco.errors.Interrupted` after a stop signal (everything is saved: `resume` goes on), and
+    With `runtime.devices` it is done by as many processes of their own; started by torchrun or srun this is one of
+    theirs. With `overwrite` the run that is there is replaced. Raises `UserError` before anything is made if something
+    can't be right, `moco.errors.Interrupted` after a stop signal (everything is saved: `resume` goes on), and
     `moco.errors.TrainingFailed` where the loss is no longer finite.
     """
     check(config)
-    RunDir.check_free(out, overwrite)
-    prepared = prepare(config)
-    with RunDir.created(out, overwrite) as run:
+    ranks = found_ranks()
+    if ranks.is_main:
+        RunDir.check_free(out, overwrite)
+    if (devices := _to_launch(config, ranks)) > 1:
+        asked = {"config": config.as_dict(), "out": os.fspath(out), "overwrite": overwrite}
+        launch(devices, f"{__name__}:pretrain_rank", asked, f"go on with: {_RESUME} {shlex.quote(os.fspath(out))}")
+        return open_run(out)
+    prepared = prepare(config, ranks=ranks)
+    with RunDir.created(out, overwrite) if ranks.is_main else contextlib.nullcontext(RunDir(Path(out))) as run:
+        prepared.runtime.barrier()
         loop = prepared.loop(run)
-        run.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
-        if config.model.init is not None:
-            loop.save()  # from here on the run doesn't need what it started from
-        with run.noting_failure():
+        with _noting_failure(run, ranks):
+            if ranks.is_main:
+                run.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
+            if config.model.init is not None:
+                loop.save()  # from here on the run doesn't need what it started from
             _measure_baseline(loop, run)
             loop.train()
     _conclude(loop, prepared)
     return open_run(out)
+
+
+def pretrain_rank(config: dict[str, Any], out: str, overwrite: bool) -> None:
+    """`pretrain` in one of the processes of `launch`, from plain values."""
+    pretrain(from_dict(config), out, overwrite)
+
+
+def resume_rank(run: str, config: dict[str, Any]) -> None:
+    """`resume` in one of the processes of `launch`, from plain values."""
+    resume(run, from_dict(config))
+
+
+def _to_launch(config: Config, ranks: Ranks) -> int:
+    """How many processes to start. Raises `UserError` where somebody else has started another number."""
+    asked = config.runtime.devices or 1
+    if ranks.world == 1:
+        return asked
+    if asked not in (1, ranks.local_world):
+        raise UserError(
+            f"runtime.devices is {asked}, but {ranks.by} started {ranks.local_world} processes here: leave it out"
+        )
+    return 1
+
+
+def _noting_failure(run: RunDir, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    return run.noting_failure() if ranks.is_main else contextlib.nullcontext()
 
 
 def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
@@ -100,16 +149,22 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     saved = folder.read_config()
     config = saved if config is None else config
     check(config)
+    quoted = shlex.quote(os.fspath(run))
     differences = forbidden_changes(saved, config)
     if differences:
-        quoted = shlex.quote(os.fspath(run))
         raise UserError(f"--resume {quoted} with other options than it began with: " + "; ".join(differences))
-    with folder.locked():
+    ranks = found_ranks()
+    if (devices := _to_launch(config, ranks)) > 1:
+        asked = {"run": os.fspath(run), "config": config.as_dict()}
+        launch(devices, f"{__name__}:resume_rank", asked, f"go on with: {_RESUME} {quoted}")
+        return open_run(run)
+    with folder.locked() if ranks.is_main else contextlib.nullcontext():
         found = to_go_on_from(folder)
         if found is not None:
             _check_whole(found.content, folder)
         decided = None if found is None else Precision(found.content["about"]["precision"], "as this run began")
-        prepared = prepare(config, decided, begins=found is None)
+        prepared = prepare(config, decided, begins=found is None, ranks=ranks)
+        _check_same_step(found, prepared.runtime)
         loop = prepared.loop(folder)
         if config.model.init is None or found is None:
             _measure_baseline(loop, folder)  # if a kill left none: the weights are still those of the beginning
@@ -117,11 +172,18 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
             say("no checkpoint yet: starting this run from its beginning")
         else:
             _go_on(loop, found, prepared, saved)
-        folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
-        with folder.noting_failure():
+        with _noting_failure(folder, ranks):
+            if ranks.is_main:
+                folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
             loop.train()
     _conclude(loop, prepared)
     return open_run(run)
+
+
+def _check_same_step(found: checkpoint.Found | None, runtime: Runtime) -> None:
+    """All processes must go on from the same checkpoint. Raises `UserError` naming those that see another."""
+    if others := runtime.differing(-1 if found is None else found.content["step"]):
+        raise UserError(f"ranks {others} find other checkpoints than rank 0: is the run on a disk that all share?")
 
 
 def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Config) -> None:
@@ -132,9 +194,11 @@ def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Confi
     else:
         _check_same(content["about"], prepared)
     _say_new_schedule(saved, prepared.config, content["state"]["rows"])
-    checkpoint.set_aside(found.damaged)
     training.load_state_dict(dict(content))
-    mend_best(loop.run, found, training.sampler.steps_per_epoch)
+    prepared.runtime.barrier()  # nobody looks for checkpoints any more
+    if prepared.runtime.is_main:
+        checkpoint.set_aside(found.damaged)
+        mend_best(loop.run, found, training.sampler.steps_per_epoch)
     if training.progress.step == 0 and prepared.config.model.init is not None:
         _measure_baseline(loop, loop.run)
     say(f"resuming at step {training.progress.step} (epoch {training.epoch + 1})")
@@ -163,19 +227,20 @@ def placed(content: checkpoint.Content, run: Path, prepared: Prepared) -> checkp
     return {**content, "step": step, "state": {**content["state"], "step": step}}
 
 
-def prepare(config: Config, decided: Precision | None = None, begins: bool = True) -> Prepared:
+def prepare(config: Config, decided: Precision | None = None, begins: bool = True, ranks: Ranks = ALONE) -> Prepared:
     """All that a run needs, at step 0. Raises `UserError` for anything that can't be trained; writes no run.
 
-    `decided` is the precision of the run that is gone on with; where it `begins`, `model.init` is read.
+    `decided` is the precision of the run that is gone on with; where it `begins`, `model.init` is read. `ranks` is
+    this process's place among those that train it.
     """
-    runtime = Runtime(config.runtime, decided)
+    runtime = Runtime(config.runtime, decided, ranks)
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
     config = replace(config, data=data.source)
-    config, decided_line = sized(config, len(data.train), runtime.device.type, splittable)
+    config, decided_line = sized(config, len(data.train), runtime.device.type, splittable, ranks.world)
     check(config)
     for sentence in (decided_line, *advice(config, len(data.train))):
         if sentence:
@@ -187,6 +252,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     optimizer = build_optimizer(model, config.optimizer, runtime.workers)
+    ranks.rows(config.batch_size)  # divides, or raises
     source = pixel_source(data.train, runtime.device, announce=True)
     guard = FiniteGuard(optimizer, runtime.device)
     sampler = Sampler(len(data.train), config.batch_size, config.seed)
@@ -195,7 +261,15 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         model=model,
         optimizer=optimizer,
         sampler=sampler,
-        views=TwoViews(source, pipeline(config.views), config.seed, runtime.workers),
+        views=TwoViews(
+            source,
+            pipeline(config.views),
+            config.seed,
+            runtime.workers,
+            ranks,
+            config.bn_splits > 1 and config.model.bn_shuffle,
+            config.model.symmetric,
+        ),
         train_step=MoCoStep(
             model,
             optimizer,
@@ -205,6 +279,8 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
             config.model.symmetric,
             _shown(config, data.train.names, runtime.device),
             _momentum(config, sampler.steps_per_epoch),
+            config.model.bn_shuffle,
+            config.train.accumulate,
         ),
         guard=guard,
         totals=Totals(runtime.device),
@@ -225,7 +301,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     )
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "arithmetic": arithmetic(model, runtime),
+        "processes": ranks.world, "arithmetic": arithmetic(model, runtime),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
@@ -312,13 +388,14 @@ def _conclude(loop: Loop, prepared: Prepared) -> None:
 
 def _measure_baseline(loop: Loop, run: RunDir) -> None:
     """kNN before learning, once a run."""
-    if run.baseline_file.exists() or not loop.training.config.monitor.baseline:
+    if loop.runtime.told(run.baseline_file.exists()) or not loop.training.config.monitor.baseline:
         return
     for evaluator in loop.monitors.evaluators:
         if isinstance(evaluator, LabelMonitor):
             start = RANDOM if loop.training.config.model.init is None else STARTED
             found = evaluator.baseline(start)
-            write_json(run.baseline_file, found)
+            if loop.runtime.is_main:
+                write_json(run.baseline_file, found)
             told = ", ".join(f"{BEFORE[key]} {percent(value, 1)}" for key, value in found.items())
             say(f"kNN before training: {told}")
 

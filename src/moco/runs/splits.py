@@ -10,6 +10,7 @@ from typing import Any
 from moco.data.item import printable
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, Labelled
+from moco.ranks import ALONE, Ranks
 from moco.runs.trained import TrainedRun, labelled, open_trained
 from moco.views.pipelines import scaling
 
@@ -38,13 +39,13 @@ class Opened:
     epoch: int
 
 
-def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None) -> Opened:
-    """Open `run` with its `checkpoint`, and its own data or `data`.
+def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None, ranks: Ranks = ALONE) -> Opened:
+    """Open `run` with its `checkpoint`, and its own data or `data`; `ranks` is this process's place.
 
     A line says so where the run's own images are not those that it was trained on. Raises `UserError` where there is
     nothing to classify, naming the data that lacks it.
     """
-    trained = open_trained(run, checkpoint, data)
+    trained = open_trained(run, checkpoint, data, ranks)
     train, val = _splits(trained, run, data)
     frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime, scaling(trained.config.views))
     found = trained.data

@@ -29,6 +29,7 @@ from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, Labelled
 from moco.model.head import Head
 from moco.model.moco import MoCo
+from moco.ranks import ALONE, Ranks
 from moco.rundir import RunDir
 from moco.runtime import Precision, Runtime
 from moco.tables import Row, read_csv
@@ -189,14 +190,17 @@ class FrozenRun:
     epoch: int
 
 
-def open_frozen(path: str | os.PathLike[str], which: str = "last", encoder: Encoder = "query") -> FrozenRun:
+def open_frozen(
+    path: str | os.PathLike[str], which: str = "last", encoder: Encoder = "query", ranks: Ranks = ALONE
+) -> FrozenRun:
     """Open the run at `path` with a checkpoint; it computes in the precision that the run began with.
 
-    Raises `UserError` if there is no such run or checkpoint, or it is damaged.
+    Of several processes `ranks` is this one's place: features are then computed in shares. Raises `UserError` if there
+    is no such run or checkpoint, or it is damaged.
     """
     opened, content, model = open_model(path, which)
     config, about = opened.config, content["about"]
-    runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"))
+    runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"), ranks)
     say(f"{os.fspath(path)}: {which} checkpoint, step {content['step']}; {runtime.line()}")
     backbone = (model.encoder_q if encoder == "query" else model.encoder_k).backbone
     backbone = backbone.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -223,12 +227,12 @@ class TrainedRun:
     epoch: int
 
 
-def open_trained(path: str | os.PathLike[str], which: str, data: str | None) -> TrainedRun:
+def open_trained(path: str | os.PathLike[str], which: str, data: str | None, ranks: Ranks = ALONE) -> TrainedRun:
     """Open the run at `path` with a checkpoint and its data; `data` replaces the data that it was trained on.
 
     It computes in the precision that the run began with. Where the run's own images have changed since, a line says so.
     """
-    opened = open_frozen(path, which)
+    opened = open_frozen(path, which, ranks=ranks)
     config = opened.run.config
     try:
         dataset = open_dataset(data or config.data, config.store, config.short_side)

@@ -13,14 +13,14 @@ from moco.errors import TrainingFailed
 class FiniteGuard:
     """Watches the loss of each step.
 
-    On the CPU the loss is looked at before the gradient step. On CUDA a look is a host sync, so the fused
-    optimizer is told on the device to leave the weights alone (`found_inf`, as GradScaler does), and the first
+    On the CPU (and Apple's GPUs) the loss is looked at before the gradient step. On CUDA a look is a host sync, so the
+    fused optimizer is told on the device to leave the weights alone (`found_inf`, as GradScaler does), and the first
     bad step is read when the loop syncs anyway (`check`).
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer = optimizer
-        self._bad_step = torch.full((), -1, device=device) if device.type == "cuda" else None
+        self._bad_step = torch.full((), -1, device=device) if device.type not in ("cpu", "mps") else None
         self._step, self._lr = 0, 0.0
 
     def watch(self, step: int, lr: float) -> None:

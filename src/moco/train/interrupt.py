@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 _STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -15,9 +16,12 @@ class StopSignals:
 
     A second one of the three ends the process at once, by the signal's own default. A signal that whoever started the
     process has it ignore (nohup: SIGHUP) stays ignored. Outside the main thread nothing can be caught, and isn't.
+
+    Within `settle_s` seconds a second one counts as the first: torchrun passes on what the terminal has sent already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settle_s: float = 0.0) -> None:
+        self._settle_s, self._stopped_at = settle_s, 0.0
         self.stop: str | None = None
         self.save = False
         self._before: dict[signal.Signals, object] = {}
@@ -39,10 +43,13 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self.stop is not None:
+            if now - self._stopped_at < self._settle_s:
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.stop = signal.Signals(number).name
+        self.stop, self._stopped_at = signal.Signals(number).name, now
 
     def _on_save(self, number: int, frame: FrameType | None) -> None:
         self.save = True

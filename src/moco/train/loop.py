@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
+import torch
+
 from moco import checkpoint
 from moco.console import Bar, progress, say
 from moco.errors import Interrupted, TrainingFailed
@@ -25,6 +27,8 @@ from moco.train.training import Training
 
 Evaluator = Callable[[], Iterable[tuple[str, float]]]
 REFRESH_S = 0.5  # the progress bar's interval; each refresh is a host sync
+SETTLE_S = 2.0  # in which several processes may hear of one signal twice
+LOOK, DUE, SAVE, STOP = 1, 2, 4, 8  # what may happen between two steps, as bits: all processes do the same
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Monitors:
 class Loop:
     """One run in its directory, from wherever `training` stands to the end.
 
-    `about` has versions, hardware and data fingerprints; it is stored in each checkpoint.
+    `about` has versions, hardware and data fingerprints; it is stored in each checkpoint. Of several processes all
+    train, the first one alone writes, and what a clock or a signal says is told to all.
     """
 
     def __init__(
@@ -59,15 +64,16 @@ class Loop:
     ) -> None:
         self.run, self.training, self.runtime, self.monitors, self.about = run, training, runtime, monitors, about
         self.pace = Pace(training.config.checkpoint)
-        self.signals = StopSignals()
+        self.signals = StopSignals(SETTLE_S if runtime.ranks.world > 1 else 0.0)
         self.neighbours = Neighbours()
         self._said: str | None = None
 
     def train(self) -> None:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
         training = self.training
-        tensorboard = TensorBoard(self.run.tensorboard)
-        log = StepLog(self.run.steps_file, tensorboard, self.monitors.account.top1)
+        writes = self.runtime.is_main
+        tensorboard = TensorBoard(self.run.tensorboard) if writes else None
+        log = StepLog(self.run.steps_file if writes else None, tensorboard, self.monitors.account.top1)
         log.begin(training.progress.step)
         try:
             with self.signals:
@@ -79,7 +85,8 @@ class Loop:
             name = kept[0] if kept else "none yet"
             raise TrainingFailed(f"{failure}; the last finite checkpoint is {name}") from failure
         finally:
-            tensorboard.close()
+            if tensorboard is not None:
+                tensorboard.close()
 
     def _epoch(self, log: StepLog) -> None:
         training, done = self.training, self.training.progress
@@ -92,7 +99,7 @@ class Loop:
         with progress(f"epoch {epoch + 1}/{epochs}", len(order), "samples/s") as bar:
             for images, following in zip(order[first:], [*order[first + 1 :], None]):
                 if following is not None:
-                    training.views.ahead(following)
+                    training.ahead(following)
                 begun_at = time.perf_counter()
                 stats = training.step(images)
                 log.add(done.step, epoch + 1, training.optimizer.param_groups[0]["lr"], stats)
@@ -100,12 +107,13 @@ class Loop:
                 if self.runtime.device.type == "cpu" and (slow := self.neighbours.step(now - begun_at)):
                     say(slow)
                 done.seconds = before + now - started
-                if now - refreshed > REFRESH_S:
+                wishes = self._wishes(now - refreshed > REFRESH_S)
+                if wishes & LOOK:
                     training.guard.check()
                     log.flush()
                     refreshed = now
                     self._show(bar, epoch, done.step - begun, now - started)
-                self._between_steps(log)
+                self._between_steps(wishes, log)
         self.runtime.synchronize()
         training.guard.check()
         log.flush()
@@ -118,17 +126,27 @@ class Loop:
         title = f"epoch {epoch + 1}/{training.config.epochs}, run ends in {end}"
         bar.update(training.progress.step - epoch * training.sampler.steps_per_epoch, title, f"{rate:,.0f}")
 
-    def _between_steps(self, log: StepLog) -> None:
+    def _wishes(self, look: bool) -> int:
+        """What is to happen now, the same in all processes: signals of any of them, and the first one's clock."""
+        signals = self.signals
+        wishes = STOP * (signals.stop is not None) | SAVE * signals.save
+        if self.runtime.is_main:
+            wishes |= LOOK * look | DUE * self.pace.due_between_steps()
+        wishes = self.runtime.any(wishes)
+        if wishes & STOP and signals.stop is None:
+            signals.stop = "a signal to another process of the run"
+        return wishes
+
+    def _between_steps(self, wishes: int, log: StepLog) -> None:
         """Obey signals and the clock; nothing else happens between two steps."""
-        stop, asked = self.signals.stop, self.signals.save
-        if not (stop or asked or self.pace.due_between_steps()):
+        if not wishes & (STOP | SAVE | DUE):
             return
         if self.training.progress.step % self.training.sampler.steps_per_epoch == 0:
             return  # the epoch's end saves, and stops, with its row
         self.training.guard.check()
         log.flush()
         self.save()
-        self._obeyed(stop, asked)
+        self._obeyed(self.signals.stop if wishes & STOP else None, bool(wishes & SAVE))
 
     def _obeyed(self, stop: str | None, asked: bool) -> None:
         """What the signals asked for was saved. Raises `Interrupted` if they asked for an end."""
@@ -140,8 +158,9 @@ class Loop:
                 f"go on with: {self.monitors.account.resume} {shlex.quote(str(self.run.root))}"
             )
 
-    def _finish_epoch(self, tensorboard: TensorBoard) -> None:
+    def _finish_epoch(self, tensorboard: TensorBoard | None) -> None:
         done, epochs = self.training.progress, self.training.config.epochs
+        self._check_alike()
         row = self._row()
         epoch = len(done.rows) + 1
         last = epoch == epochs
@@ -153,8 +172,9 @@ class Loop:
         best = value is not None and (done.best is None or value > done.best)
         if best:
             done.best, done.best_epoch = value, epoch
-        write_csv(self.run.metrics_file, done.rows, self.monitors.account.columns)
-        tensorboard.write(row)
+        if tensorboard is not None:
+            write_csv(self.run.metrics_file, done.rows, self.monitors.account.columns)
+            tensorboard.write(row)
         say(self.monitors.account.line(row, epochs))
         sentence = self.monitors.diagnose(row)
         if sentence is not None and sentence != self._said:
@@ -162,7 +182,8 @@ class Loop:
         self._said = sentence
         self.training.totals.forget()
         done.seconds = 0.0
-        stop, asked = self.signals.stop, self.signals.save  # looked at once: what is obeyed below is what was saved for
+        wishes = self._wishes(False)  # looked at once: what is obeyed below is what was saved for
+        stop, asked = self.signals.stop if wishes & STOP else None, bool(wishes & SAVE)
         keep = self.pace.keeps(epoch)
         if best or last or stop or asked or keep or self.pace.due_after(epoch):
             self.save(best, epoch if keep else None)
@@ -188,8 +209,19 @@ class Loop:
         row.update(self.monitors.health())
         return row
 
+    def _check_alike(self) -> None:
+        """Several processes must hold the same weights and keys. Raises `TrainingFailed` naming those that don't."""
+        if self.runtime.ranks.world == 1:
+            return
+        held = [*self.training.model.parameters(), *self.training.model.buffers()]
+        bits = sum(t.detach().view(torch.int32).sum(dtype=torch.int64) for t in held if t.dtype == torch.float32)
+        if others := self.runtime.differing(int(bits)):
+            raise TrainingFailed(f"ranks {others} hold other weights or keys than rank 0: is their hardware the same?")
+
     def save(self, best: bool = False, keep_epoch: int | None = None) -> None:
         """Write a checkpoint of exactly this moment; `keep_epoch` is the number under which it stays for good."""
+        if not self.runtime.is_main:
+            return
         training = self.training
         content = {
             **training.state_dict(), "config": training.config.as_dict(), "about": self.about,

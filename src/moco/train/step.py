@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moco.data.sampler import Batch
 from moco.model.moco import MoCo, info_nce
-from moco.randomness import Purpose, permutation, torch_seed
+from moco.randomness import Purpose, torch_seed
 from moco.runtime import Runtime
 from moco.train.parts import Parts
+from moco.views.make import key_order
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def train_step(
     parts: Parts,
     model: MoCo,
     optimizer: torch.optim.Optimizer,
-    views: tuple[Tensor, Tensor],
+    views: tuple[Tensor, ...],
     key_order: Tensor | None,
     symmetric: bool,
     guard: Callable[[Tensor], None],
@@ -49,20 +51,21 @@ def train_step(
 
     Args:
         parts: of `model`: what computes keys and gradients, the whole batch at once or part by part.
-        views: the two views, each (N, 3, H, W).
+        views: the two views, each (N, 3, H, W); of several processes what `TwoViews` makes for each.
         key_order: (N,) shuffle of the keys between the parts, or None.
         symmetric: each view is query and key once; the loss is the mean of both, and both keys enter the queue.
         guard: called with the loss before it reaches the weights; raises to stop.
         seed: of what the network draws in this step (dropout).
         images: numbers of the batch's images, int64 (N,): keys of an image are then no negatives of it.
     """
-    queries = list(views) if symmetric else [views[0]]
-    sources = [views[1], views[0]] if symmetric else [views[1]]  # of the keys
+    queries = list(views[:2]) if symmetric else [views[0]]
+    sources = [views[-1], views[-2]] if symmetric else [views[1]]  # of the keys
     optimizer.zero_grad(set_to_none=True)
     model.update_key_encoder()  # theta_k <- m theta_k + (1 - m) theta_q
     keys = parts.keys(sources, key_order, seed)  # (N, dim) each
     objective = partial(contrast, images=images)
-    stats = _mean(parts.backward(objective, queries, keys, seed))  # logits against the OLD queue, loss, gradient
+    seen = parts.backward(objective, queries, keys, seed)  # logits against the OLD queue, loss, gradient
+    stats = _mean(_of_all(parts, seen))
     guard(stats.loss)
     optimizer.step()  # theta_q
     model.enqueue(torch.cat(keys), None if images is None else images.repeat(len(keys)))  # the oldest keys leave
@@ -93,6 +96,8 @@ class MoCoStep:
         shown: what each image shows, int64 (images,) on the device: keys of the same thing are no negatives of it.
             None: the paper's step, to which all keys are negatives.
         momentum: of the key encoder at a step; default: the model's own throughout.
+        shuffle: the keys between the batch-norm parts.
+        accumulate: so many pieces of the batch go through the encoders one after the other.
     """
 
     model: MoCo
@@ -103,30 +108,30 @@ class MoCoStep:
     symmetric: bool
     shown: Tensor | None = None
     momentum: Callable[[int], float] | None = None
+    shuffle: bool = True
+    accumulate: int = 1
 
     @cached_property
     def parts(self) -> Parts:
         """What computes keys and gradients, made at the first step."""
-        return Parts(self.model, self.runtime)
+        return Parts(self.model, self.runtime, self.accumulate)
 
-    def __call__(self, views: tuple[Tensor, ...], images: NDArray[np.int64], step: int) -> StepStats:
-        """The step number `step` (from 0) on two views, each (N, 3, H, W), of `images` (N,)."""
-        first, second = views
+    def __call__(self, views: tuple[Tensor, ...], batch: Batch) -> StepStats:
+        """The step on the views of `batch`, as `TwoViews` makes them."""
         self.runtime.begin_step()
         shown = None
         if self.shown is not None:
-            shown = self.shown[torch.from_numpy(images).to(self.runtime.device, non_blocking=True)]
+            shown = self.shown[self._on_device(batch.images)]
         if self.momentum is not None:
-            self.model.m = self.momentum(step)
-        key_order = None
-        if self.model.bn_splits > 1:
-            shuffled = permutation(len(first), self.seed, Purpose.BN_SHUFFLE, step)
-            key_order = torch.from_numpy(shuffled).to(self.runtime.device, non_blocking=True)
-        seed = torch_seed(self.seed, Purpose.DROPOUT, step)
-        return train_step(
-            self.parts, self.model, self.optimizer, (first, second), key_order, self.symmetric, self.guard, seed,
-            shown,
-        )  # fmt: skip
+            self.model.m = self.momentum(batch.step)
+        order = None
+        if self.model.bn_splits > 1 and self.shuffle:
+            order = self._on_device(key_order(len(batch), self.seed, batch.step))
+        seed = torch_seed(self.seed, Purpose.DROPOUT, batch.step)
+        return train_step(self.parts, self.model, self.optimizer, views, order, self.symmetric, self.guard, seed, shown)
+
+    def _on_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(numbers).to(self.runtime.device, non_blocking=True)
 
 
 def _stats(logits: Tensor, loss: Tensor, temperature: float, masked: bool) -> StepStats:
@@ -140,6 +145,14 @@ def _mean_of_finite(negatives: Tensor) -> Tensor:
     """The mean; what is masked (-inf) doesn't count. No host sync."""
     masked = negatives.isneginf()
     return negatives.masked_fill(masked, 0).sum() / (~masked).sum()
+
+
+def _of_all(parts: Parts, seen: list[StepStats]) -> list[StepStats]:
+    """What the parts of all processes saw, in their order."""
+    if parts.everywhere == len(seen):
+        return seen
+    values = parts.gather(torch.stack([torch.stack([*vars(stats).values()]) for stats in seen]))
+    return [StepStats(*row) for row in values]
 
 
 def _mean(seen: list[StepStats]) -> StepStats:

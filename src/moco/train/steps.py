@@ -39,19 +39,21 @@ class _Waiting(NamedTuple):
 
 
 class StepLog:
-    """Appends to `path` what `add` was told, at every `flush`.
+    """Appends to `path` what `add` was told, at every `flush`; without a path (processes beside the first) nothing.
 
     A resumed run goes on behind the last step that its checkpoint knows: what a killed run wrote beyond it is cut off,
     and comes again with the same values. The column of `Seen.top1` is called `top1`.
     """
 
-    def __init__(self, path: Path, tensorboard: TensorBoard | None = None, top1: str = "contrast_top1") -> None:
+    def __init__(self, path: Path | None, tensorboard: TensorBoard | None = None, top1: str = "contrast_top1") -> None:
         self._path, self._tensorboard, self._top1 = path, tensorboard, top1
         self._columns = ("step", "epoch", "lr", "loss", top1)
         self._waiting: list[_Waiting] = []
 
     def begin(self, steps_done: int) -> None:
         """Keep the first `steps_done` steps of the file that is there, or begin a new one."""
+        if self._path is None:
+            return
         kept = [",".join(self._columns)]
         with contextlib.suppress(FileNotFoundError), self._path.open(newline="") as file:
             rows = [row for row in csv.reader(file) if len(row) == len(self._columns) and row[0].isdecimal()]
@@ -60,11 +62,12 @@ class StepLog:
 
     def add(self, step: int, epoch: int, lr: float, stats: Seen) -> None:
         """Step `step` (from 1) of `epoch` (from 1) is done; nothing is read from the device."""
-        self._waiting.append(_Waiting(step, epoch, lr, torch.stack([stats.loss, stats.top1])))
+        if self._path is not None:
+            self._waiting.append(_Waiting(step, epoch, lr, torch.stack([stats.loss, stats.top1])))
 
     def flush(self) -> None:
         """Write what waits: one read from the device. Raises `UserError` where the file can't be written."""
-        if not self._waiting:
+        if not self._waiting or self._path is None:
             return
         measured = torch.stack([waiting.measured for waiting in self._waiting]).tolist()
         lines = []

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco.config import CheckpointConfig, OptimizerConfig, ScheduleConfig
+from moco.data.sampler import Batch
 from moco.errors import UserError, in_a_line
 from moco.train.guard import FiniteGuard
 from moco.train.optimizer import lie_alike, set_lr
@@ -20,7 +21,7 @@ from moco.train.state import Progress, Totals
 from moco.train.steps import Seen
 
 Views = tuple[Tensor, ...]
-TrainStep = Callable[[Views, NDArray[np.int64], int], Seen]  # (views, their images, number of the step)
+TrainStep = Callable[[Views, Batch], Seen]
 
 
 class Plan(Protocol):
@@ -67,11 +68,11 @@ class Batches(Protocol):
 class MakeViews(Protocol):
     """Makes the views of a batch; told of the next one early, so that its pixels can be read meanwhile."""
 
-    def __call__(self, images: NDArray[np.int64], epoch: int) -> Views:
-        """The views of `images` (N,) in `epoch`, each (N, 3, S, S)."""
+    def __call__(self, batch: Batch) -> Views:
+        """This process's views of it, each (n, 3, S, S)."""
 
-    def ahead(self, images: NDArray[np.int64]) -> None:
-        """`images` (N,) come next."""
+    def ahead(self, batch: Batch) -> None:
+        """`batch` comes next."""
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Training(Generic[P]):
     Attributes:
         sampler: which images make which step.
         views: makes a batch's views.
-        train_step: (views, their images, number of the step) -> what it saw; the only thing here that moves the model.
+        train_step: (views, their batch) -> what it saw; the only thing here that moves the model.
         guard: watches the loss inside `train_step`.
         progress: how far it is.
         totals: the epoch's statistics so far.
@@ -113,19 +114,27 @@ class Training(Generic[P]):
         config, per_epoch = self.config, self.sampler.steps_per_epoch
         return learning_rate(config.schedule, config.optimizer.lr, self.progress.step, per_epoch, config.epochs)
 
+    def batch(self, images: NDArray[np.int64], later: int = 0) -> Batch:
+        """`images` (N,) as the next step's, or as that of so many steps later in this epoch."""
+        return Batch(images, self.epoch, self.progress.step + later)
+
     def step(self, images: NDArray[np.int64]) -> Seen:
         """The next step, on `images` (N,): what it saw, as scalars on the device."""
-        lr = self.lr
+        batch, lr = self.batch(images), self.lr
         set_lr(self.optimizer, lr)
-        self.guard.watch(self.progress.step, lr)
-        stats = self.learn(self.views(images, self.epoch), images)
+        self.guard.watch(batch.step, lr)
+        stats = self.learn(self.views(batch), batch)
         self.totals.add(stats)
         self.progress.step += 1
         return stats
 
-    def learn(self, views: Views, images: NDArray[np.int64]) -> Seen:
-        """The training step on `views` of `images` (N,), with what it draws at this place; nothing is counted."""
-        return self.train_step(views, images, self.progress.step)
+    def learn(self, views: Views, batch: Batch) -> Seen:
+        """The training step on `views` of `batch`, with what it draws at that place; nothing is counted."""
+        return self.train_step(views, batch)
+
+    def ahead(self, images: NDArray[np.int64]) -> None:
+        """The step after the next one is on `images` (N,), in this epoch."""
+        self.views.ahead(self.batch(images, later=1))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that makes the next step what it is, loadable with `weights_only=True`."""

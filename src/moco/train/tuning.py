@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco.console import percent
+from moco.data.sampler import Batch
 from moco.randomness import Purpose, permutation, torch_seed
 from moco.runtime import Runtime
 from moco.tables import Row
@@ -94,17 +95,17 @@ class LabelledViews:
     seed: int
     workers: Threads
 
-    def __call__(self, images: NDArray[np.int64], epoch: int) -> tuple[Tensor, ...]:
-        """Normalised float32 (N, 3, size, size) for the numbers `images` (N,) of `LabelledOrder`."""
-        places = images % len(self.source)
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Normalised float32 (N, 3, size, size) for the numbers of `LabelledOrder`."""
+        places = batch.images % len(self.source)
         heights, widths = self.source.heights[places], self.source.widths[places]
-        drawn = draw(self.pipeline, heights, widths, images, self.seed, epoch, 0, Purpose.TUNE_VIEW)
+        drawn = draw(self.pipeline, heights, widths, batch.images, self.seed, batch.epoch, 0, Purpose.TUNE_VIEW)
         view = apply(self.source, places, drawn, self.pipeline, self.workers)
         return (view.contiguous(memory_format=torch.channels_last),)
 
-    def ahead(self, images: NDArray[np.int64]) -> None:
-        """The numbers `images` (N,) come next: begin to read their pixels."""
-        self.source.ahead(images % len(self.source))
+    def ahead(self, batch: Batch) -> None:
+        """`batch` comes next: begin to read its pixels."""
+        self.source.ahead(batch.images % len(self.source))
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,15 @@ class TuneStep:
     seed: int
     class_weights: Tensor | None = None
 
-    def __call__(self, views: tuple[Tensor, ...], numbers: NDArray[np.int64], step: int) -> TuneStats:
-        """The step number `step` (from 0) on one view (N, 3, H, W) of `numbers` (N,)."""
+    def __call__(self, views: tuple[Tensor, ...], batch: Batch) -> TuneStats:
+        """The step on one view (N, 3, H, W) of the numbers of `LabelledOrder`."""
         self.runtime.begin_step()
-        images = torch.from_numpy(numbers % len(self.labels)).to(self.runtime.device, non_blocking=True)
+        images = torch.from_numpy(batch.images % len(self.labels)).to(self.runtime.device, non_blocking=True)
         true = self.labels[images]
         self.optimizer.zero_grad(set_to_none=True)
         on_cpu = self.runtime.device.type == "cpu"
         with operations_on(self.runtime.threads) if on_cpu else contextlib.nullcontext():
-            torch.manual_seed(torch_seed(self.seed, Purpose.DROPOUT, step))
+            torch.manual_seed(torch_seed(self.seed, Purpose.DROPOUT, batch.step))
             with self.runtime.autocast():
                 logits = self.model(views[0])
                 loss = F.cross_entropy(logits.float(), true, weight=self.class_weights)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moco.randomness import Purpose
+from moco.randomness import Purpose, permutation
+from moco.ranks import ALONE as ONE_PROCESS
+from moco.ranks import Ranks
 from moco.threads import Threads
 from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
@@ -36,28 +39,82 @@ def random_view(
     return apply(source, images, drawn, pipeline, workers)
 
 
+class Step(Protocol):
+    """Which images, and where in the run: what a batch of `data/sampler.py` is."""
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """Numbers (N,)."""
+
+    @property
+    def epoch(self) -> int:
+        """From 0."""
+
+    @property
+    def step(self) -> int:
+        """From 0."""
+
+
 @dataclass(frozen=True)
 class TwoViews:
-    """Makes the two augmented views of a batch, channels last: functions of (seed, epoch, image) alone."""
+    """Makes the two augmented views of a batch, channels last: functions of (seed, epoch, image) alone.
+
+    One process makes both views of all images, and shuffles the keys' itself. Of several each makes what it works on:
+    the queries' views of its rows, and the keys' views of the rows that the shuffle gives it. No pixel travels.
+
+    Attributes:
+        ranks: this process's place.
+        shuffled: whether several processes shuffle the keys between them (`key_order`).
+        symmetric: whether each view is query and key once.
+    """
 
     source: Source
     pipeline: Pipeline
     seed: int
     workers: Threads = ALONE
+    ranks: Ranks = ONE_PROCESS
+    shuffled: bool = False
+    symmetric: bool = False
 
-    def __call__(self, images: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
-        """Query and key view of `images` (N,), each normalised float32 (N, 3, size, size)."""
-        first, second = (
+    def __call__(self, batch: Step) -> tuple[Tensor, ...]:
+        """The views, each normalised float32 (n, 3, size, size), n = N / processes.
+
+        First and second view of the images; where keys are shuffled between processes, the queries' and then the keys':
+        (first, second) or, if symmetric, (first, second, first, second).
+        """
+        shares = self._shares(batch)
+        if len(shares) == 1:
+            return self._of(shares[0], batch.epoch, (0, 1))
+        queries, keys = shares
+        if self.symmetric:
+            return *self._of(queries, batch.epoch, (0, 1)), *self._of(keys, batch.epoch, (0, 1))
+        return *self._of(queries, batch.epoch, (0,)), *self._of(keys, batch.epoch, (1,))
+
+    def ahead(self, batch: Step) -> None:
+        """`batch` comes next: begin to read its images."""
+        for images in self._shares(batch):
+            self.source.ahead(images)
+
+    def _shares(self, batch: Step) -> list[NDArray[np.int64]]:
+        """The images of this process: of queries and keys alike, or of the one and of the other."""
+        rows = self.ranks.rows(len(batch.images))
+        if self.ranks.world == 1 or not self.shuffled:
+            return [batch.images[rows]]
+        order = key_order(len(batch.images), self.seed, batch.step)
+        return [batch.images[rows], batch.images[order[rows]]]
+
+    def _of(self, images: NDArray[np.int64], epoch: int, numbers: tuple[int, ...]) -> tuple[Tensor, ...]:
+        return tuple(
             random_view(self.source, images, self.pipeline, self.seed, epoch, view, workers=self.workers).contiguous(
                 memory_format=torch.channels_last
             )
-            for view in (0, 1)
+            for view in numbers
         )
-        return first, second
 
-    def ahead(self, images: NDArray[np.int64]) -> None:
-        """`images` (N,) come next: begin to read them."""
-        self.source.ahead(images)
+
+def key_order(count: int, seed: int, step: int) -> NDArray[np.int64]:
+    """The permutation int64 (count,) that shuffles a step's keys between batch-norm parts (v1 section 3.3)."""
+    return permutation(count, seed, Purpose.BN_SHUFFLE, step)
 
 
 def evaluation_view(source: Source, images: NDArray[np.int64], size: int, scaling: Scaling = IMAGENET) -> Tensor:
@@ -80,7 +137,7 @@ def apply(
     pixels, images = source.take(images), np.arange(len(images))
     if pixels.device.type == "cuda":
         return cuda.apply(pixels, images, parameters, pipeline)
-    applier = cpu if cpu.available() else reference
+    applier = cpu if pixels.device.type == "cpu" and cpu.available() else reference
 
     def some(start: int) -> Tensor:
         rows = slice(start, start + CHUNK)
