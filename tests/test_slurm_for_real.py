@@ -22,7 +22,8 @@ from tests.conftest import SMALL
 
 EPOCHS = 30  # of three steps
 OPTIONS = [
-    *SMALL, f"--train.epochs={EPOCHS}", "--runtime.threads=1", "--checkpoint.every_minutes=0.005",
+    *SMALL, f"--train.epochs={EPOCHS}", "--model.bn_splits=2", "--runtime.threads=1",
+    "--checkpoint.every_minutes=0.005",
     f"--monitor.every_epochs={EPOCHS}", "--monitor.baseline=false",
 ]  # fmt: skip
 JOB = ["--slurm.cpus=1", "--slurm.gpus=0"]
@@ -122,6 +123,22 @@ def test_the_time_limit_strikes_and_the_run_queues_itself_again(
     for job in (linear, evaluate):  # they have waited for the end, not for the interruption
         cluster.wait(job, "COMPLETED", 120)
     assert (run / "evaluation.json").is_file()
+
+
+def test_two_processes_on_a_node_stop_and_go_on_together_as_one_would(
+    cluster: Cluster, labelled: Path, whole: Path, tmp_path: Path
+) -> None:
+    """The signal that the time limit sends, to both. None is in the way of the other's end, which would not be a 75."""
+    run = tmp_path / "run"
+    words = ["pretrain", *OPTIONS, "--data", str(labelled), "--out", str(run)]
+    (job,) = submitted(cluster, tmp_path, *words, "--slurm.tasks=2")
+    pid = held_at_work(cluster, run)
+    cluster.ask("scancel", "--signal=TERM", job)
+    go_on(pid)
+    cluster.wait_for(lambda: cluster.facts(job)["Restarts"] == "1", 90, f"job {job} in the queue again")
+    cluster.wait(job, "COMPLETED", 240)
+    assert "tasks 0-1: Exited with exit code 75" in log_of(tmp_path, job)
+    assert_same(run, whole)
 
 
 def test_queued_again_by_hand_with_the_shipped_script(
