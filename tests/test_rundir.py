@@ -11,6 +11,7 @@ import pytest
 from moco.config import Config, ModelConfig
 from moco.errors import UserError
 from moco.rundir import MARKER, RunDir
+from moco.runs.going_on import to_go_on_from
 
 
 def names(root: Path) -> set[str]:
@@ -128,3 +129,19 @@ def test_a_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
     run.write_config(config, {"versions": {}})
     assert run.read_config() == config
     assert json.loads(run.environment_file.read_text()) == {"versions": {}}
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_told_from_one_that_never_had_any(tmp_path: Path) -> None:
+    """A kill may fall between the first row of metrics.csv and the first checkpoint: such a run begins again."""
+    with RunDir.created(tmp_path / "run") as run:
+        run.metrics_file.write_text("epoch\n1\n")
+        assert to_go_on_from(run) is None
+        run.note_saved()
+        identity = run.identity()
+        with pytest.raises(UserError, match=r"has metrics\.csv but no checkpoint: restore one"):
+            to_go_on_from(run)
+        run.note_saved()
+        assert run.identity() == identity
+        (run.root / MARKER).write_text('{"format": 1, "run": "of before"}')
+        with pytest.raises(UserError, match="but no checkpoint"):
+            to_go_on_from(run)

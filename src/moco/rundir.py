@@ -80,7 +80,7 @@ class RunDir:
         with run.locked():
             cls.check_free(path, overwrite)  # another process may have been quicker
             run._clear()
-            write_json(run.root / MARKER, {"format": 1, "run": uuid.uuid4().hex})
+            write_json(run.root / MARKER, {"format": 1, "run": uuid.uuid4().hex, "saved": False})
             run.checkpoints.mkdir(exist_ok=True)
             yield run
 
@@ -141,6 +141,16 @@ class RunDir:
     def identity(self) -> str | None:
         """The run's own number, hex; None for one made before there was any."""
         return read_json(self.root / MARKER, "marker")["run"] if (self.root / MARKER).is_file() else None
+
+    def has_saved(self) -> bool:
+        """Whether a checkpoint was ever written here, as far as is known: runs of before this was noted have."""
+        marker = self.root / MARKER
+        return not marker.is_file() or bool(read_json(marker, "marker").get("saved", True))
+
+    def note_saved(self) -> None:
+        """A checkpoint was written: from now on a run without one has lost it."""
+        if not self.has_saved():
+            write_json(self.root / MARKER, {**read_json(self.root / MARKER, "marker"), "saved": True})
 
     def _clear(self) -> None:
         """Remove what a run wrote here, and the folders that are empty then."""

@@ -19,7 +19,7 @@ def to_go_on_from(folder: RunDir) -> checkpoint.Found | None:
         found = checkpoint.newest(folder.checkpoints)
     except UserError as error:
         raise UserError(f"{error}; {wayout}") from error
-    if found is None and folder.metrics_file.exists():
+    if found is None and folder.metrics_file.exists() and folder.has_saved():
         raise UserError(f"{folder.root} has metrics.csv but no checkpoint: {wayout}")
     return found
 

@@ -230,3 +230,4 @@ class Loop:
         whole = cast(checkpoint.Content, content)
         keep = training.config.checkpoint.keep
         self.pace.saving(lambda: checkpoint.save(self.run.checkpoints, whole, keep, best, keep_epoch))
+        self.run.note_saved()
