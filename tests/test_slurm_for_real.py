@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from moco import checkpoint
+from moco.runs.slurm_options import SlurmOptions
+from moco.runs.submit import submit
 from tests import cluster as slurm
 from tests.cluster import Cluster
 from tests.conftest import SMALL
@@ -206,17 +208,44 @@ def test_the_node_dies_with_all_that_runs_there_and_comes_back(
     assert_same(run, whole)
 
 
-def test_a_sweep_is_an_array_and_each_run_is_probed_after_its_own(
-    cluster: Cluster, labelled: Path, tmp_path: Path
+STAND_IN = """\
+#!/bin/bash
+echo "restart ${SLURM_RESTART_COUNT:-0}, $SLURM_STEP_NUM_TASKS tasks: $*"
+case "$*" in
+*--resume* | linear*) ;;
+*)
+    mkdir -p "${@: -1}" && touch "${@: -1}/config.yaml"
+    [[ "$*" == *seed=0* ]] && exit 0
+    trap 'sleep 1; exit 75' TERM
+    while true; do sleep 0.1; done
+    ;;
+esac
+"""
+
+
+def test_a_sweep_is_an_array_whose_elements_are_queued_again_and_followed_each_by_itself(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["pretrain", *OPTIONS, "--train.epochs=2", "--data", str(labelled), "--out", str(tmp_path / "sweep")]
-    sweep = ["--sweep", "seed=0,1", "--then", "linear"]
-    first, linear = submitted(cluster, tmp_path, *words, *sweep)
-    cluster.wait_for(lambda: not cluster.ask("squeue", "--noheader"), 240, "the end of all jobs")
-    for job in (first, linear):
-        told = cluster.ask("scontrol", "--oneliner", "show", "job", job)
-        assert told.count("JobState=COMPLETED") == 2, told
-    for seed in (0, 1):
-        assert (tmp_path / "sweep" / f"seed={seed}" / "linear" / "result.json").is_file()
-    weights = [checkpoint.load(tmp_path / "sweep" / f"seed={s}" / "checkpoints" / "last.pt")["model"] for s in (0, 1)]
-    assert not torch.equal(weights[0]["queue"], weights[1]["queue"])
+    """What Slurm makes of the scripts, with a program of three lines in moco's place.
+
+    The element that is interrupted is the last: its number is the array's, whose other element is done and stays so.
+    """
+    (tmp_path / "program").write_text(STAND_IN)
+    (tmp_path / "program").chmod(0o755)
+    monkeypatch.setattr("moco.runs.submit.PROGRAM", (str(tmp_path / "program"),))
+    for name in [*os.environ, *cluster.environment]:
+        if name.startswith(("SLURM_", "SBATCH_")):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.chdir(tmp_path)
+    options = SlurmOptions(gpus=1, cpus=1, log=str(tmp_path / "%x-%a.log"))
+    array, _ = submit(["pretrain"], "sweep", options, ["linear"], ["seed=0,1"])
+    cluster.wait_for((tmp_path / "moco-linear-0.log").exists, 60, "what follows the first element")
+    cluster.wait_for((tmp_path / "sweep/seed=1/config.yaml").exists, 60, "the second element")
+    cluster.ask("scancel", "--signal=TERM", f"{array.number}_1")
+    cluster.wait_for(lambda: not cluster.ask("squeue", "--noheader"), 90, "the end of all jobs")
+    logs = {path.stem: path.read_text().splitlines() for path in tmp_path.glob("*.log")}
+    assert logs["moco-pretrain-0"] == ["restart 0, 1 tasks: pretrain --seed=0 --out sweep/seed=0"]
+    assert logs["moco-pretrain-1"][0] == "restart 0, 1 tasks: pretrain --seed=1 --out sweep/seed=1"
+    assert logs["moco-pretrain-1"][-1] == "restart 1, 1 tasks: pretrain --resume sweep/seed=1"
+    assert logs["moco-linear-1"] == ["restart 0, 1 tasks: linear sweep/seed=1"]

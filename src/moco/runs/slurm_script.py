@@ -59,9 +59,12 @@ class Job:
     def script(self) -> str:
         """What sbatch is given."""
         setup = [] if self.slurm.setup is None else [f"{self.slurm.setup}\n"]
-        end = _REQUEUING if self.requeued else _PLAIN
+        end = _REQUEUING.replace(_NUMBER, _ELEMENT if self.array else _JOB) if self.requeued else _PLAIN
         return "\n".join([_directives(self), _SETTINGS, *setup, _moco(self), end])
 
+
+# The number of an array's last element is the whole array's too: `scontrol requeue` would take all its elements.
+_NUMBER, _JOB, _ELEMENT = "\0number", "$SLURM_JOB_ID", "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 
 _SETTINGS = """\
 set -uo pipefail
@@ -83,7 +86,7 @@ status=$?
 
 # The time is nearly up and everything is saved: the same job once more, from where it is.
 if [ "$status" = {EXIT_INTERRUPTED} ] && [ -z "$told" ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "{_NUMBER}"
 fi
 exit "$status"
 """
