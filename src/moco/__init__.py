@@ -46,6 +46,8 @@ _PLACES = {
     "compare_runs": "moco.runs.listing",
     "list_stores": "moco.runs.cache",
     "prune_stores": "moco.runs.cache",
+    "submit": "moco.runs.submit",
+    "SlurmOptions": "moco.runs.slurm_options",
     "bench": "moco.runs.bench",
     "Silent": "moco.console",
     "listening": "moco.console",

@@ -26,6 +26,8 @@ from moco.runs.preview import preview as preview
 from moco.runs.recipe import recipe as recipe
 from moco.runs.report import report as report
 from moco.runs.search import search as search
+from moco.runs.slurm_options import SlurmOptions as SlurmOptions
+from moco.runs.submit import submit as submit
 from moco.runs.trained import Run as Run
 from moco.runs.trained import load_backbone as load_backbone
 from moco.runs.trained import open_run as open_run

@@ -40,6 +40,7 @@ COMMANDS = {
     "labels": "accuracy against the number of labels: is pre-training worth it here?",
     "export": "a run's weights for other tools",
     "import": "weights that somebody else trained, as a run",
+    "submit": "a command as a Slurm job, with what follows it, or a sweep of runs",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
     "preview": "the augmented views, as a picture",

@@ -32,9 +32,14 @@ def parser() -> Parser:
     return made
 
 
+def checked(args: Any) -> RunDir:
+    """The run of parsed `args`. Raises `UserError` if there is none, without torch."""
+    return RunDir.open(args.run)
+
+
 def run(args: Any) -> None:
     """Print the tables and write `evaluation.json`. Raises `UserError` if the classifier doesn't fit."""
-    place = RunDir.open(args.run)  # a wrong name is answered before torch is loaded
+    place = checked(args)
     from moco.runs.evaluate import evaluate
 
     print_tables(evaluate(args.run, args.checkpoint, args.data))

@@ -26,12 +26,18 @@ def parser() -> Parser:
     return made
 
 
-def run(args: Any) -> None:
-    """Train the classifier, store it with its metrics and result, and print what came out."""
+def checked(args: Any) -> LinearOptions:
+    """The options of parsed `args`. Raises `UserError` for a wrong value or run, without torch."""
     values = args.as_dict()
     options = LinearOptions(**{f.name: values[f.name] for f in fields(LinearOptions)})
     options.chosen()
-    RunDir.open(args.run)  # a wrong name or option is answered before torch is loaded
+    RunDir.open(args.run)
+    return options
+
+
+def run(args: Any) -> None:
+    """Train the classifier, store it with its metrics and result, and print what came out."""
+    options = checked(args)
     from moco.commands.linear_summary import summary
     from moco.runs.linear import linear
 

@@ -18,10 +18,14 @@ from moco.runs.recipe import AUTO, automatic
 
 
 class RecipeParser(Parser):
-    """A parser with `--recipe`, `--print_config` and an option for each field of `Config`."""
+    """A parser with `--recipe`, `--print_config` and an option for each field of `Config`.
 
-    def __init__(self, command: str, description: str, example: str) -> None:
+    Where it doesn't `look`, no image is: a recipe that follows from them is left to whoever trains.
+    """
+
+    def __init__(self, command: str, description: str, example: str, look: bool = True) -> None:
         super().__init__(command, description, example)
+        self.look = look
         told = "auto (the default: by the images and the device), a shipped name, or a YAML file"
         self.add_argument("--recipe", action=RecipeAction, metavar="NAME|FILE", help=told)
         self.add_class_arguments(Config, nested_key=None)
@@ -37,7 +41,10 @@ class RecipeParser(Parser):
 
     def _automatic(self, argv: list[str], *rest: Any, **kwargs: Any) -> Any:
         """Options without a recipe: they are looked at alone first, for the data and the device that they name."""
-        alone = config_of(super().parse_args(argv, *rest, **kwargs))
+        parsed = super().parse_args(argv, *rest, **kwargs)
+        if not self.look:
+            return parsed
+        alone = config_of(parsed)
         made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime})
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{AUTO}.yaml"

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from moco.commands.options import RecipeParser, config_of, value_of
+from moco.config import Config
 from moco.config_check import check
 from moco.errors import UserError
 from moco.rundir import RunDir
@@ -26,9 +27,9 @@ class PretrainParser(RecipeParser):
         return super().parse_args(argv, *rest, **kwargs)
 
 
-def parser() -> RecipeParser:
+def parser(look: bool = True) -> RecipeParser:
     """The command's options: those of `Config`, and where the run goes."""
-    p = PretrainParser("pretrain", "Train a backbone on images without labels.", EXAMPLE)
+    p = PretrainParser("pretrain", "Train a backbone on images without labels.", EXAMPLE, look)
     p.add_argument(
         "--out", type=str, default=argparse.SUPPRESS, metavar="DIR", help="new run directory (default: runs/<recipe>)"
     )
@@ -37,12 +38,18 @@ def parser() -> RecipeParser:
     return p
 
 
-def run(args: Any) -> None:
-    """Start or continue a run. Raises `UserError` before anything is made if something can't be right."""
+def checked(args: Any) -> Config:
+    """The configuration of parsed `args`. Raises `UserError` for what can't be right, without torch or the images."""
     config = config_of(args)
     check(config)
     if "resume" in args and ("out" in args or "overwrite" in args):
         raise UserError("--resume continues a run where it is: leave out --out and --overwrite")
+    return config
+
+
+def run(args: Any) -> None:
+    """Start or continue a run. Raises `UserError` before anything is made if something can't be right."""
+    config = checked(args)
 
     from moco.runs.pretrain import default_out, pretrain, resume
 

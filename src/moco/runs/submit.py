@@ -1,0 +1,191 @@
+"""Jobs: planned, then sent to Slurm, or done one after the other on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moco.config import Config
+from moco.config_check import flat
+from moco.console import say
+from moco.errors import EXIT_INTERRUPTED, Interrupted, TrainingFailed, UserError, nearest
+from moco.rundir import RunDir
+from moco.runs.slurm_options import SlurmOptions
+from moco.runs.slurm_script import OPTIONS, RUN, Job, Place
+from moco.runs.sweep import combinations
+from moco.train.interrupt import StopSignals
+
+THEN = ("linear", "evaluate", "report")  # what can follow a training, in this order
+PROGRAM = (sys.executable, "-m", "moco")
+GLANCE_S = 0.1  # between two looks at a process and at our own signals
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that Slurm has taken: its number, its name, and the directories of its runs."""
+
+    number: str
+    name: str
+    runs: tuple[str, ...]
+
+
+def submit(
+    words: Sequence[str],
+    out: str | os.PathLike[str],
+    slurm: SlurmOptions | None = None,
+    then: Sequence[str] = (),
+    sweep: Sequence[str] = (),
+) -> list[Submitted]:
+    """Send the command line `words`, as typed after `moco`, to Slurm, and return the jobs in their order.
+
+    `moco submit` has checked the words' options before; this function takes them as they are.
+
+    Args:
+        words: `pretrain` and its options without `--out`; or with `--resume`, or `linear RUN` and the like.
+        out: the run's directory; of a sweep, the folder that its runs are made in.
+        slurm: what each job is given; what follows gets one task and one GPU at most.
+        then: of `linear`, `evaluate`, `report`: each waits for the one before it to succeed.
+        sweep: `OPTION=VALUE,VALUE`: one run for each combination, as a job array.
+
+    Raises:
+        UserError: values that can't be right, no Slurm here, or what Slurm says against it (nothing stays queued then).
+    """
+    return send(plan(words, out, slurm or SlurmOptions(), then, sweep))
+
+
+def plan(
+    words: Sequence[str],
+    out: str | os.PathLike[str],
+    slurm: SlurmOptions,
+    then: Sequence[str] = (),
+    sweep: Sequence[str] = (),
+) -> list[Job]:
+    """The jobs of `submit`, in the order in which each waits for the one before. Raises `UserError`; starts nothing."""
+    slurm.checked()
+    for name in then:
+        if name not in THEN:
+            raise UserError(f"--then {name}: {nearest(name, THEN)}")
+    command, folder = words[0], str(Path.cwd())
+    trains = command == "pretrain"
+    begin, again = (*PROGRAM, *words), None
+    if trains and not any(word.split("=")[0] == "--resume" for word in words):
+        begin += (*([OPTIONS] if sweep else []), "--out", RUN)
+        again = (*PROGRAM, "pretrain", "--resume", RUN)
+    root = Path(out)
+    places = tuple(Place(str(root / one.name), one.options) for one in combinations(sweep))
+    first = Job(command, places, begin, again, trains, slurm, folder, bool(sweep))
+    return [first, *(_following(name, first) for name in THEN if name in then)]
+
+
+def _following(name: str, job: Job) -> Job:
+    """The job that does `name` with each run of `job`."""
+    slurm = job.slurm
+    given = replace(
+        slurm,
+        nodes=1,
+        tasks=1,
+        gpus=0 if name == "report" else min(slurm.gpus, 1),
+        gpu_type=None if name == "report" else slurm.gpu_type,
+        name=None if slurm.name is None else f"{slurm.name}-{name}",
+    )
+    places = tuple(Place(place.out) for place in job.places)
+    return Job(name, places, (*PROGRAM, name, RUN), None, False, given, job.folder, job.array)
+
+
+def changed(out: str, asked: Config, given: Collection[str] | None = None) -> list[str]:
+    """What the run at `out` began with that isn't what is `asked` now, in phrases; empty where there is no run.
+
+    `data` may have moved, and what is left open was decided when the run began. With `given` only options of those
+    names are compared. Raises `UserError` for a folder that no run can be made in.
+    """
+    run = RunDir(Path(out))
+    if not run.has_begun():
+        RunDir.check_free(out)
+        return []
+    before, now = flat(RunDir.open(out).read_config()), flat(asked)
+    return [
+        f"{name} was {before[name]}, now {now[name]}"
+        for name in now
+        if name != "data" and now[name] is not None and now[name] != before[name] and (given is None or name in given)
+    ]
+
+
+def send(jobs: Sequence[Job]) -> list[Submitted]:
+    """Submit `jobs`, each to wait for the one before. Where Slurm won't take one, none stays: `UserError` says why."""
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "there is no sbatch here: submit on a login node of a Slurm cluster, look at the script with --dry-run, "
+            "or work on this machine with --local"
+        )
+    sent: list[Submitted] = []
+    for job in jobs:
+        after = "aftercorr" if job.array else "afterok"  # of an array: each element for its own
+        waits = [f"--dependency={after}:{sent[-1].number}", "--kill-on-invalid-dep=yes"] if sent else []
+        words = ["sbatch", "--parsable", *waits]
+        done = subprocess.run(words, input=job.script(), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            if sent:
+                subprocess.run(["scancel", *(one.number for one in sent)], check=False)
+            told = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            raise UserError(f"{job.command} was not submitted{', nor anything else' if sent else ''}: {told}")
+        number = done.stdout.strip().split(";")[0]
+        sent.append(Submitted(number, job.name, tuple(place.out for place in job.places)))
+    return sent
+
+
+def work_here(jobs: Sequence[Job]) -> None:
+    """Do what `jobs` are to do on this machine, run by run, one command after the other.
+
+    A run that is there is gone on with. A run that fails is said, and the next one begun.
+
+    Raises:
+        Interrupted: after a stop signal, once the command at work has saved; the same call goes on.
+        TrainingFailed: at the end, where runs failed.
+    """
+    failed: list[str] = []
+    count = len(jobs[0].places)
+    with StopSignals() as signals:
+        for number in range(count):
+            out = jobs[0].places[number].out
+            say(f"run {number + 1} of {count}: {out}")
+            for job in jobs:
+                code = _finished(_words(job, number), signals)
+                if signals.stop is not None or code == EXIT_INTERRUPTED:
+                    raise Interrupted(f"{signals.stop or 'stopped'} in {out}: the same command goes on from there")
+                if code != 0:
+                    say(f"{out}: {job.command} failed, exit code {code}")
+                    failed.append(out)
+                    break
+    if failed:
+        raise TrainingFailed(f"{len(failed)} of {count} runs failed: {', '.join(failed)}")
+
+
+def _words(job: Job, number: int) -> tuple[str, ...]:
+    """The command line of one of a job's runs, as things stand now."""
+    place = job.places[number]
+    there = job.again is not None and RunDir(Path(place.out)).config_file.is_file()
+    return place.filled(job.again if there and job.again is not None else job.begin)
+
+
+def _finished(words: Sequence[str], signals: StopSignals) -> int:
+    """The exit code of a command. It has a session of its own, so that each of our signals reaches it once."""
+    with subprocess.Popen(words, start_new_session=True) as process:
+        told: Any = None
+        while True:
+            if signals.stop is not None and told is None:
+                told = signal.Signals[signals.stop]
+                process.send_signal(told)
+            if signals.save and hasattr(signal, "SIGUSR1"):
+                signals.save = False
+                process.send_signal(signal.SIGUSR1)
+            try:
+                return process.wait(GLANCE_S)
+            except subprocess.TimeoutExpired:
+                continue
