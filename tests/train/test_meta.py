@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig, ViewsConfig
@@ -94,3 +95,34 @@ def test_the_device_notices(read: Callable[[Tensor], object]) -> None:
     """What the test above rests on."""
     with pytest.raises((RuntimeError, NotImplementedError)):
         read(torch.zeros(3, device=META).sum() if "item" in str(read) else torch.zeros(3, device=META))
+
+
+def faked(model: MoCo) -> MoCo:
+    """Parameters and buffers as fake `cuda` tensors of the mode that is on."""
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in list(held.items()):
+                if tensor is None:
+                    continue
+                there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                isnt = not isinstance(tensor, nn.Parameter)
+                held[name] = there if isnt else nn.Parameter(there, tensor.requires_grad)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_forward_half_on_fake_cuda_tensors_stays_on_its_device() -> None:
+    """torch's own kernels for `cuda` decide what may meet what there; its backward pass doesn't run without a GPU."""
+    model = MoCo("timm/test_resnet", 16, 64, mlp=True, bn_splits=4, size=SIZE)
+    with FakeTensorMode():
+        faked(model).train()
+        images = torch.empty(BATCH, 3, SIZE, SIZE, device="cuda").to(memory_format=torch.channels_last)
+        order = torch.empty(BATCH, dtype=torch.long, device="cuda")
+        keys = model.keys(images, order)
+        with torch.no_grad():
+            logits = model.logits(images, keys)
+        model.update_key_encoder()
+        model.enqueue(keys)
+        assert keys.device.type == logits.device.type == "cuda" and logits.shape == (BATCH, 65)
+        with pytest.raises(RuntimeError, match="same device"):
+            model.enqueue(torch.empty(BATCH, 16))
