@@ -21,11 +21,12 @@ def in_order(work: Callable[[T], R], things: Iterable[T]) -> Generator[R, None, 
     Close the generator (`contextlib.closing`) to drop what is still waiting when leaving early.
     """
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(cores()) as pool:
+    count = cores()  # asked once: in a container the answer is read from a dozen files
+    with ThreadPoolExecutor(count) as pool:
         try:
             for thing in things:
                 waiting.append(pool.submit(work, thing))
-                if len(waiting) >= AHEAD * cores():
+                if len(waiting) >= AHEAD * count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
