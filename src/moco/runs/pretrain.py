@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,16 +23,22 @@ from moco.data.sampler import Sampler
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen
-from moco.evaluators.health import diagnose, queue_health
+from moco.evaluators.health import queue_health
+from moco.evaluators.label_free import LabelFreeMonitor
+from moco.evaluators.leak import LeakMonitor
 from moco.evaluators.monitors import LabelMonitor
+from moco.evaluators.verdict import Setting, told
 from moco.files import read_json, write_json
 from moco.model.backbone import check_backbone
+from moco.model.moco import MoCo
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.start import begin_from, first_weights
+from moco.runs.telling import show_features, sinks
 from moco.runs.trained import Run, build_model, labelled, open_run, pixel_source
 from moco.runtime import Precision, Runtime
+from moco.sinks.sink import check_installed
 from moco.sizing import advice, sized
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Evaluator, Loop, Monitors
@@ -44,9 +50,10 @@ from moco.train.step import MoCoStep
 from moco.train.training import Training
 from moco.views.make import TwoViews
 from moco.views.pipelines import pipeline, scaling
+from moco.views.source import Source
 
 # What a resumed run may change: the rest is what the run is.
-MAY_CHANGE = ("data", "train.epochs", "checkpoint.", "monitor.", "runtime.", "store.cache", "store.max_bad")
+MAY_CHANGE = ("data", "log", "train.epochs", "checkpoint.", "monitor.", "runtime.", "store.cache", "store.max_bad")
 # The keys of `baseline.json`, and how a line calls them.
 RANDOM, STARTED = "random_backbone_knn_top1", "start_knn_top1"
 BEFORE = {"raw_pixels_knn_top1": "raw pixels", RANDOM: "random weights", STARTED: "the weights it started from"}
@@ -169,6 +176,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     `decided` is the precision of the run that is gone on with; where it `begins`, `model.init` is read.
     """
     runtime = Runtime(config.runtime, decided)
+    check_installed(config.log)
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
     data = open_dataset(config.data, config.store, config.short_side)
@@ -209,26 +217,44 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         guard=guard,
         totals=Totals(runtime.device),
     )
-    evaluators: list[Evaluator] = []
-    interval = 1
-    if data.val is not None:
-        frozen = Frozen(model.encoder_q.backbone, config.views.size, runtime, scaling(config.views))
-        val = labelled(data.val, runtime.device)
-        evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
-        interval = config.monitor_interval(len(data.train), len(data.val))
-    keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
-    monitors = Monitors(
-        evaluators,
-        interval,
-        health=lambda: queue_health(model, training.progress.step * keys_a_step),
-        diagnose=lambda row: diagnose(row, config.queue_size),
-    )
+    monitors = _monitors(training, data, runtime, source)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "arithmetic": arithmetic(model, runtime),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
+
+
+def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, source: Source) -> Monitors:
+    """What is measured at the epochs' ends: with labels where there are some, by proxies elsewhere, and health."""
+    config, model = training.config, cast(MoCo, training.model)
+    views, frozen = pipeline(config.views), _frozen(training, runtime)
+    evaluators: list[Evaluator] = []
+    looks = 0
+    if data.val is not None:
+        val = labelled(data.val, runtime.device)
+        evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
+        looks += len(data.train) + len(data.val)
+    if config.monitor.label_free or (config.monitor.label_free is None and data.val is None):
+        proxies = LabelFreeMonitor(frozen, source, views, config.seed)
+        evaluators.append(proxies)
+        looks += proxies.looks
+    leak = LeakMonitor(model, source, views, config.batch_size // config.bn_splits, runtime, config.seed)
+    keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
+    setting = Setting.of(config)
+    return Monitors(
+        evaluators,
+        config.monitor_interval(len(data.train), looks),
+        health=lambda: [*queue_health(model, training.progress.step * keys_a_step), *leak()],
+        diagnose=lambda rows: told(rows, setting),
+        sink=sinks(training, source),
+    )
+
+
+def _frozen(training: Training[Config], runtime: Runtime) -> Frozen:
+    views, encoder = training.config.views, cast(MoCo, training.model).encoder_q
+    return Frozen(encoder.backbone, views.size, runtime, scaling(views))
 
 
 def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tensor | None:
@@ -294,6 +320,7 @@ def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
 def _conclude(loop: Loop, prepared: Prepared) -> None:
     """What came of it, and what to type next."""
     run, done = loop.run, loop.training.progress
+    show_features(run, _frozen(prepared.training, prepared.runtime), prepared.data)
     place = shlex.quote(str(run.root))
     say(f"done: {done.step} steps, checkpoints in {run.checkpoints}")
     if prepared.data.val is None:
