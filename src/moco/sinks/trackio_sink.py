@@ -32,7 +32,8 @@ class TrackioSink:
 
     def write(self, row: Row) -> None:
         """Every measured value, and the epoch."""
-        self._run.log({"epoch": row["epoch"], **measured(row)}, step=int(row["step"] or 0))
+        values = {name: value for name, value in measured(row).items() if name != "step"}  # a word of its own
+        self._run.log({"epoch": row["epoch"], **values}, step=int(row["step"] or 0))
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Under `step/`."""
