@@ -1,8 +1,9 @@
-"""Does batch-norm give the positive away? Contrast by the batch's statistics against contrast by the running ones.
+"""Does batch-norm give the positive away? Contrast by the batch's statistics against contrast without them.
 
 In training, query and key are normalised by the statistics of the batch that both are in, and no key of the queue is.
 A network can find the positive by that alone (MoCo v1 section 3.3, "Shuffling BN"). With running statistics the sign is
-gone: what is found then is found in the pictures. The difference between the two accuracies is the leak.
+gone, and with the keys shuffled between groups, as in the paper's cure: what is found then is found in the pictures.
+What is found only with query and key in the same group is the leak.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco.evaluators.frozen import evaluating
-from moco.evaluators.verdict import BATCH, RUNNING
+from moco.evaluators.verdict import BATCH, RUNNING, SHUFFLED
 from moco.model.batchnorm import SplitBatchNorm1d, SplitBatchNorm2d
 from moco.model.moco import Encoder, MoCo
 from moco.randomness import Purpose, permutation
@@ -27,6 +28,7 @@ from moco.views.make import random_view
 from moco.views.pipelines import Pipeline
 from moco.views.source import Source
 
+FEWEST_GROUPS = 3
 IMAGES = 256  # at least so many, in groups of the size that batch-norm sees in training
 
 
@@ -51,34 +53,33 @@ class LeakMonitor:
     seed: int
 
     def __call__(self) -> Iterable[tuple[str, float]]:
-        """Share of queries whose key is more similar than the keys of all other groups, by either statistics.
+        """Share of queries whose key is more similar than the keys of all other groups, by each of three statistics.
 
         Nothing where the network has no batch-norm or one over all devices, or the data too few images.
         """
-        shuffled = self.model.bn_splits > 1  # keys between the parts, as in training: two groups are then left out
-        fewest = 4 if shuffled else 2
-        groups = min(max(fewest, -(-IMAGES // self.group)), len(self.source) // self.group)
+        groups = min(max(FEWEST_GROUPS, -(-IMAGES // self.group)), len(self.source) // self.group)
         norms = _norms(self.model)
-        if groups < fewest or not norms or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        if groups < FEWEST_GROUPS or not norms or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
             return
         count = groups * self.group
-        images = permutation(len(self.source), self.seed, Purpose.LEAK)[:count].reshape(groups, self.group)
-        order = np.arange(count)
-        if shuffled:
-            order = permutation(count, self.seed, Purpose.LEAK, 1)
-        own = torch.arange(count, device=self.runtime.device) // self.group  # each query's group
-        places = torch.from_numpy(order).to(self.runtime.device)
-        of_key = torch.empty_like(own).index_copy_(0, places, own)  # the group that each image's key is made in
-        keys_of = images.reshape(-1)[order].reshape(groups, self.group)
-        for name, mode in ((BATCH, by_batch_statistics), (RUNNING, evaluating)):
-            with mode(self.model):
-                q = self._embeddings(self.model.encoder_q, images, 0)
-                k = self._embeddings(self.model.encoder_k, keys_of, 1)
-            k = torch.empty_like(k).index_copy_(0, places, k)  # back in the queries' order
-            yield name, found_elsewhere(q, k, own, of_key)
+        images = permutation(len(self.source), self.seed, Purpose.LEAK)[:count]
+        together, shuffled = np.arange(count), permutation(count, self.seed, Purpose.LEAK, 1)
+        with by_batch_statistics(self.model):
+            q = self._embeddings(self.model.encoder_q, images, together, 0)
+            yield BATCH, self._found(q, images, together)
+            yield SHUFFLED, self._found(q, images, shuffled)
+        with evaluating(self.model):
+            q = self._embeddings(self.model.encoder_q, images, together, 0)
+            yield RUNNING, self._found(q, images, together)
 
-    def _embeddings(self, encoder: Encoder, images: NDArray[np.int64], view: int) -> Tensor:
-        """float32 (count, dim), unit rows, of view `view` of `images` (groups, n), a group at a time."""
+    def _found(self, q: Tensor, images: NDArray[np.int64], order: NDArray[np.int64]) -> float:
+        """What the queries `q` (N, dim) find when the keys of `images` (N,) are made in groups of this `order`."""
+        own = torch.arange(len(images), device=q.device) // self.group  # each query's group
+        of_key = torch.empty_like(own).index_copy_(0, torch.from_numpy(order).to(q.device), own)  # each key's
+        return found_elsewhere(q, self._embeddings(self.model.encoder_k, images, order, 1), own, of_key)
+
+    def _embeddings(self, encoder: Encoder, images: NDArray[np.int64], order: NDArray[np.int64], view: int) -> Tensor:
+        """float32 (N, dim), unit rows, of view `view` of `images` (N,), made a group at a time in `order`."""
 
         def some(numbers: NDArray[np.int64]) -> Tensor:
             with torch.no_grad(), self.runtime.autocast(keep_casts=False):
@@ -86,7 +87,8 @@ class LeakMonitor:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 return F.normalize(encoder.forward(pixels).float(), dim=1)  # as `MoCo.encode`, never compiled
 
-        return torch.cat(self.runtime.workers.map(some, images))
+        made = torch.cat(self.runtime.workers.map(some, images[order].reshape(-1, self.group)))
+        return torch.empty_like(made).index_copy_(0, torch.from_numpy(order).to(made.device), made)
 
 
 def found_elsewhere(q: Tensor, k: Tensor, own: Tensor, of_key: Tensor) -> float:

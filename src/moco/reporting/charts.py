@@ -48,6 +48,7 @@ _LOGISTIC = (("logistic_val_top1", "validation"), ("logistic_train_top1", "train
 _SIMILARITY = (("positive_similarity", "positive"), ("negative_similarity", "negative"))
 _LEAK = (
     ("contrast_by_batch_statistics", "the batch's"),
+    ("contrast_by_shuffled_statistics", "another batch's"),
     ("contrast_by_running_statistics", "the running ones"),
 )
 _PROXIES = (("feature_rank", "RankMe"), ("lidar", "LiDAR"))

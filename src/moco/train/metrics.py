@@ -34,7 +34,8 @@ COLUMNS = (
     "epoch", "step", "samples", "seconds", "samples_per_s", "lr", "loss", "contrast_top1",
     "knn_top1", "logistic_train_top1", "logistic_val_top1",
     "loss_of_guessing", "positive_similarity", "negative_similarity", "embedding_std", "effective_rank", "queue_fill",
-    "key_lag", "contrast_by_batch_statistics", "contrast_by_running_statistics", "feature_rank", "lidar", "view_top1",
+    "key_lag", "contrast_by_batch_statistics", "contrast_by_shuffled_statistics", "contrast_by_running_statistics",
+    "feature_rank", "lidar", "view_top1",
 )  # fmt: skip
 
 
