@@ -22,6 +22,11 @@ IMAGES = 512  # looked at, always the same ones in a run
 VIEWS = 4  # of each
 RIDGE = 1e-4  # on the within-image covariance, as in LiDAR's paper
 TINY = 1e-7  # RankMe's epsilon
+BEST_BY = "view_top1"  # the proxy that chooses the best checkpoint where there are no labels
+SAID = (
+    "no labels: the best checkpoint is the one whose views agree most (view_top1). That is a proxy: its rank "
+    "correlation with kNN was 0.69 over 58 measurements of 17 small runs (docs/label-free.md)"
+)
 
 
 @dataclass(frozen=True)

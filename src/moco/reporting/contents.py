@@ -24,7 +24,8 @@ class RunFacts:
         rows: a row per epoch, as in `metrics.csv`.
         environment: versions, hardware, fingerprints, command.
         state: finished, running, interrupted or failed.
-        warnings: (epoch, what the health check says) of each epoch that it says something of.
+        health: what the rows say in all: whether it is good (None: too early), in a word, in a sentence.
+        warnings: (epoch, what the health check says) of each epoch that it finds fault with.
         linear_rows: as in `linear/metrics.csv`.
         linear, evaluation: results, where they are there.
         finetuned: (name of its directory, result) of each fine-tuning of it.
@@ -39,6 +40,7 @@ class RunFacts:
     environment: Mapping[str, Any]
     state: str
     warnings: list[tuple[int, str]] = field(default_factory=list)
+    health: tuple[bool | None, str, str] = (True, "", "")
     linear_rows: list[Row] = field(default_factory=list)
     linear: LinearResult | None = None
     evaluation: Evaluation | None = None

@@ -24,7 +24,7 @@ from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen
 from moco.evaluators.health import queue_health
-from moco.evaluators.label_free import LabelFreeMonitor
+from moco.evaluators.label_free import BEST_BY, SAID, LabelFreeMonitor
 from moco.evaluators.leak import LeakMonitor
 from moco.evaluators.monitors import LabelMonitor
 from moco.evaluators.verdict import Setting, told
@@ -240,6 +240,8 @@ def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, sourc
         proxies = LabelFreeMonitor(frozen, source, views, config.seed)
         evaluators.append(proxies)
         looks += proxies.looks
+    if data.val is None and config.monitor.label_free is not False:
+        say(SAID)
     leak = LeakMonitor(model, source, views, config.batch_size // config.bn_splits, runtime, config.seed)
     keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
     setting = Setting.of(config)
@@ -249,6 +251,7 @@ def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, sourc
         health=lambda: [*queue_health(model, training.progress.step * keys_a_step), *leak()],
         diagnose=lambda rows: told(rows, setting),
         sink=sinks(training, source),
+        best_by="knn_top1" if data.val is not None else BEST_BY,
     )
 
 
@@ -324,6 +327,8 @@ def _conclude(loop: Loop, prepared: Prepared) -> None:
     place = shlex.quote(str(run.root))
     say(f"done: {done.step} steps, checkpoints in {run.checkpoints}")
     if prepared.data.val is None:
+        if done.best is not None:
+            say(f"best {loop.monitors.best_by} {percent(done.best, 1)} at epoch {done.best_epoch} (a proxy: no labels)")
         say(f"next: moco report {place}; the backbone is in {run.checkpoints / 'last.pt'}")
         return
     row = done.rows[-1]

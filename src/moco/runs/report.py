@@ -14,7 +14,7 @@ from moco.config_check import flat
 from moco.data.catalog import DATASETS
 from moco.data.item import printable
 from moco.errors import UserError
-from moco.evaluators.verdict import Setting, told
+from moco.evaluators.verdict import Setting, told, verdict
 from moco.files import read_json, write_text
 from moco.label_curves import LabelsResult
 from moco.reporting.contents import Confusion, Contents, Looked, RunFacts
@@ -130,6 +130,7 @@ def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
         environment=read_json(folder.environment_file, "environment") if folder.environment_file.is_file() else {},
         state=state_of(folder, run.config, rows)[0],
         warnings=_warnings(rows, run.config),
+        health=_health(rows, run.config),
         linear_rows=read_csv(table) if table.is_file() else [],
         linear=LinearResult.load(linear) if linear.is_file() else None,
         evaluation=Evaluation.load(folder.evaluation_file) if folder.evaluation_file.is_file() else None,
@@ -144,6 +145,13 @@ def _finetuned(folder: RunDir) -> list[tuple[str, FinetuneResult]]:
     places = sorted(file.parent for file in folder.root.glob(f"*/{folder.finetune_file.name}"))
     ended = [RunDir(place) for place in places if RunDir(place).result_file.is_file()]
     return [(printable(place.root.name), FinetuneResult.load(place.result_file)) for place in ended]
+
+
+def _health(rows: list[Row], config: Config) -> tuple[bool | None, str, str]:
+    if config.model.queue_size is None:
+        return True, "", ""
+    found = verdict(rows, Setting.of(config))
+    return found.good, found.sign, found.sentence
 
 
 def _warnings(rows: list[Row], config: Config) -> list[tuple[int, str]]:
