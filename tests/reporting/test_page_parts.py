@@ -187,7 +187,7 @@ def test_the_labels_curve_has_means_intervals_and_numbers_of_images() -> None:
 
 
 def test_what_few_labels_give_is_on_the_page() -> None:
-    scores = SplitScores(0.625, 1.0, 8, [[5, 2], [1, 0]])
+    scores = SplitScores(8, 1.0, ["a", "b"], [(0, 0, 3), (0, 1, 2), (1, 0, 1), (1, 1, 2)])
     tuned = FinetuneResult(
         "runs/a", "last", 10, "scratch", {"labels": "10%"}, 12, [6, 6], 8, 7, 70, 0.9, scores, scores, 5, None, {},
         ["a", "b"], ["a", "b"],
