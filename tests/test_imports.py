@@ -17,19 +17,21 @@ BASE = {
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,
+    "sinks": BASE,
     "views": BASE,
     "model": BASE,
-    "train": BASE | {"data", "views", "model"},
+    "train": BASE | {"data", "views", "model", "sinks"},
     "evaluators": BASE | {"views", "model"},
     "exchange": BASE | {"model"},
     "reporting": BASE,
     "embedding": BASE,
     "timing": BASE | {"model"},
-    "runs": BASE | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "reporting", "embedding"},
+    "runs": BASE
+    | {"data", "views", "model", "train", "evaluators", "timing", "exchange", "reporting", "embedding", "sinks"},
 }
 ABOVE = {
     "commands", "cli", "runs", "train", "evaluators", "timing", "exchange", "reporting", "embedding", "data", "views",
-    "model",
+    "model", "sinks",
 }  # fmt: skip
 
 

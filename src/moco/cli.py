@@ -43,7 +43,7 @@ COMMANDS = {
     "submit": "a command as a Slurm job, with what follows it, or a sweep of runs",
     "bench": "throughput here, against the limit of this machine",
     "doctor": "what is wrong with a folder of images: damage, duplicates, leaks",
-    "preview": "the augmented views, as a picture",
+    "preview": "the augmented views and what was drawn for each, as a picture or a page",
 }
 
 _LESS = "lower --train.batch_size, --views.size or --model.queue_size, or take a smaller --model.backbone"

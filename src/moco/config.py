@@ -12,6 +12,7 @@ from typing import Any, Literal
 from moco.errors import UserError, nearest
 
 MONITOR_SHARE = 0.1  # of the training time
+TRACKERS = ("wandb", "mlflow", "trackio")  # that `log` can name
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """What is measured during training, on labelled data only.
+    """What is measured during training: with labels where there are some.
 
     Attributes:
         every_epochs: interval; default: as often as it costs a tenth of the training at most.
@@ -193,6 +194,8 @@ class MonitorConfig:
         knn_temperature: of its weights exp(similarity / temperature).
         logistic: fit the logistic regression too.
         baseline: before the first step, measure kNN on raw pixels and on the untrained backbone.
+        label_free: measure what needs no labels (rank of the features, LiDAR, agreement of views); default: where
+            there are none, and then it chooses the best checkpoint.
     """
 
     every_epochs: int | None = None
@@ -200,6 +203,7 @@ class MonitorConfig:
     knn_temperature: float = 0.1
     logistic: bool = True
     baseline: bool = True
+    label_free: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -247,10 +251,12 @@ class Config:
     Attributes:
         data: folder, tar (several: joined by commas), or a catalog name.
         seed: of every random draw.
+        log: trackers to tell of the run beside TensorBoard: `wandb`, `mlflow`, `trackio`, or several joined by commas.
     """
 
     data: str | None = None
     seed: int = 0
+    log: str | None = None
     store: StoreConfig = field(default_factory=StoreConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -291,20 +297,25 @@ class Config:
         assert self.train.epochs is not None
         return self.train.epochs
 
-    def monitor_interval(self, train_count: int, val_count: int) -> int:
-        """Epochs between two monitorings: asked for, or such that their forward passes cost a tenth at most.
+    def monitor_interval(self, train_count: int, looks: int) -> int:
+        """Epochs between two monitorings: asked for, or such that their `looks`, forward passes, cost a tenth at most.
 
         A training step costs about four forward passes an image (query forward and backward, key forward), twice
-        that if symmetric; monitoring costs one for each image of both splits.
+        that if symmetric.
         """
         if self.monitor.every_epochs is not None:
             return self.monitor.every_epochs
         step_cost = 8 if self.model.symmetric else 4
-        return max(1, math.ceil((train_count + val_count) / (MONITOR_SHARE * step_cost * train_count)))
+        return max(1, math.ceil(looks / (MONITOR_SHARE * step_cost * train_count)))
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, as YAML and checkpoints hold them."""
         return asdict(self)
+
+
+def trackers(log: str | None) -> list[str]:
+    """The names in `log`, each once."""
+    return list(dict.fromkeys(name.strip() for name in (log or "").split(",") if name.strip()))
 
 
 def parse_range(text: str) -> tuple[float, float] | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from moco.config import Config, ModelConfig, ViewsConfig, parse_range
-from moco.errors import UserError
+from moco.config import TRACKERS, Config, ModelConfig, ViewsConfig, parse_range, trackers
+from moco.errors import UserError, nearest
 from moco.presets import preset
 
 _AT_LEAST_ONE = (
@@ -107,6 +107,9 @@ def _related(config: Config) -> Iterator[str]:
     warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
     if epochs is not None and warmup >= epochs and warmup > 0:
         yield f"schedule.warmup_epochs {warmup} leaves nothing of {epochs} epochs: give {epochs / 10:g}, or 0 for none"
+    unknown = [name for name in trackers(config.log) if name not in TRACKERS]
+    if unknown:
+        yield f"log is {config.log!r}: {nearest(unknown[0], TRACKERS)}"
     if config.seed >= 2**63:
         yield f"seed is {config.seed}, give a number below 2**63"
 

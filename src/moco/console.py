@@ -66,7 +66,7 @@ class Silent:
 
 
 class Terminal:
-    """Lines on stderr, and bars where it is a terminal: a log file gets the lines alone."""
+    """Lines on stderr, and bars where it is a terminal: a log file, or TERM=dumb, gets the lines alone."""
 
     def say(self, text: str) -> None:
         """Print the line as it is."""
@@ -75,7 +75,7 @@ class Terminal:
     @contextlib.contextmanager
     def progress(self, title: str, total: float, unit: str) -> Iterator[Bar]:
         """A bar with count, rate, time passed and time left, gone when the work ends."""
-        if not console.is_terminal:
+        if not console.is_terminal or console.is_dumb_terminal:
             yield _Quiet()
             return
         with Progress(*_columns(unit), console=console, transient=True) as shown:

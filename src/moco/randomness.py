@@ -25,6 +25,8 @@ class Purpose(IntEnum):
     DROPOUT = 9
     PREVIEW = 10
     SAMPLE = 11
+    LEAK = 12
+    LABEL_FREE = 13
     LABELS = 20
     LABEL_FOLDS = 21
     TUNE_ORDER = 22

@@ -28,7 +28,8 @@ _WRITTEN = {
         for name in ("pretrain_loss", "pretrain_score", "linear_loss", "linear_score", "labels")
         for kind in ("png", "svg")
     ),
-    "tensorboard": ("events.out.tfevents.*",),
+    "tensorboard/projector": ("features.tsv", "labels.tsv", "sprite.png"),
+    "tensorboard": ("events.out.tfevents.*", "projector_config.pbtxt"),
     "export/hf": ("config.json", "model.safetensors", "README.md"),
     "export": (
         "torchvision.pth", "timm.pth", "backbone.safetensors", "official.pth.tar", "backbone.onnx", "detectron2.pkl",

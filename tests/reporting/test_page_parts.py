@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco.reporting.charts import figures, grouped, map_figure
+from moco.label_curves import LabelCurve, LabelPoint, LabelsResult
+from moco.reporting.charts import figures, grouped, labels_figure, map_figure
 from moco.reporting.contents import Confusion, Contents, RunFacts
 from moco.reporting.embedding_map import laid_out
 from moco.reporting.page import MOST_CLASSES, render
 from moco.reporting.summary import duration, sentences, verdict
 from moco.reporting.thumbnails import SIDES_PX, thumbnail, thumbnails
+from moco.results import FinetuneResult, SplitScores
 from moco.tables import Row
 
 CONFIG = {
@@ -156,6 +158,46 @@ def test_the_summary_in_words() -> None:
     assert "no linear classification yet" in told
     assert "needs labels" in " ".join(sentences(run(rows=rows(None)), 0, 0))
     assert [duration(s) for s in (12, 600, 36_000)] == ["12 s", "10 min", "10.0 h"]
+
+
+def test_too_early_is_said_as_such() -> None:
+    found = verdict(run(health=(None, "too early", "no sign of trouble yet")))
+    assert found.good is None and found.why == "No sign of trouble yet."
+
+
+def labels_result() -> LabelsResult:
+    def curve(name: str, *top1: list[float]) -> LabelCurve:
+        return LabelCurve(name, [LabelPoint(s, int(1000 * s), t) for s, t in zip((0.1, 1.0), top1)])
+
+    curves = [curve("frozen", [0.5, 0.6], [0.8]), curve("random", [0.2, 0.3], [0.4])]
+    return LabelsResult("last", 10, 1, "/photos", {}, 0, 2, 1000, 100, ["a", "b"], curves, 1.0)
+
+
+def test_the_labels_curve_has_means_intervals_and_numbers_of_images() -> None:
+    assert labels_figure([run()]) is None
+    one = labels_figure([run(labels=labels_result())])
+    two = labels_figure([run(labels=labels_result()), run("<b>", labels=labels_result())])
+    assert one is not None and two is not None
+    frozen, random = one["data"]
+    assert (frozen["name"], random["name"]) == ("pre-trained, frozen", "random weights, frozen")
+    assert (frozen["x"], frozen["y"], frozen["customdata"]) == ([10.0, 100.0], [55.0, 80.0], [100, 1000])
+    assert frozen["error_y"]["array"][0] > 0 and frozen["error_y"]["array"][1] == 0
+    assert one["layout"]["xaxis"]["ticktext"] == ["10", "100"]
+    assert two["data"][2]["name"] == "&lt;b&gt;: pre-trained, frozen"
+
+
+def test_what_few_labels_give_is_on_the_page() -> None:
+    scores = SplitScores(8, 1.0, ["a", "b"], [(0, 0, 3), (0, 1, 2), (1, 0, 1), (1, 1, 2)])
+    tuned = FinetuneResult(
+        "runs/a", "last", 10, "scratch", {"labels": "10%"}, 12, [6, 6], 8, 7, 70, 0.9, scores, scores, 5, None, {},
+        ["a", "b"], ["a", "b"],
+    )  # fmt: skip
+    made = run(labels=labels_result(), finetuned=[("finetune-<10", tuned)])
+    text = render(Contents([made], None, "No pictures.", None, [], {}, "today", "1"))
+    assert 'id="chart-labels"' in text and "With few labels" in text and "finetune-&lt;10" in text
+    assert "12 (10%)" in text and "62.50 %" in text and "random weights" in text
+    bare = render(Contents([run()], None, "No pictures.", None, [], {}, "today", "1"))
+    assert "With few labels" not in bare and "chart-labels" not in bare.split("<script>")[0]
 
 
 def page_of(confusion: Confusion, classes: list[str]) -> str:

@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_what_is_kept(tmp_path: Path
 
 def test_a_sentence_is_said_once_while_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunDir.created(tmp_path / "run") as folder:
-        loop(folder, training(), diagnose=lambda row: "it is not well").train()
+        loop(folder, training(), diagnose=lambda rows: ("ill", "it is not well")).train()
     assert capsys.readouterr().err.count("it is not well") == 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from moco.automatic import as_values, reasons
+from moco.commands.brief_help import brief_help
 from moco.commands.parsing import Parser
 from moco.commands.recipes import RecipeAction, recipe_first
 from moco.config import Config, from_dict
@@ -32,6 +33,9 @@ class RecipeParser(Parser):
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         argv = recipe_first(list(args or []))
+        if asked_for_brief_help(argv):
+            print(brief_help(self.prog, self.description or "", self.epilog or "", self._actions))
+            raise SystemExit(0)
         if value_of("--recipe", argv) == AUTO:
             return self._automatic(argv[2:] if argv[0] == "--recipe" else argv[1:], *rest, **kwargs)
         parsed = super().parse_args(argv, *rest, **kwargs)
@@ -54,6 +58,12 @@ class RecipeParser(Parser):
         for line in reasons(made, config_of(parsed)):
             say(line)
         return parsed
+
+
+def asked_for_brief_help(argv: list[str]) -> bool:
+    """Whether `argv` has `--help` or `-h`, and not `--help all`."""
+    place = next((n for n, word in enumerate(argv) if word in ("-h", "--help")), None)
+    return place is not None and argv[place + 1 : place + 2] != ["all"]
 
 
 def value_of(option: str, argv: list[str]) -> str | None:

@@ -1,16 +1,15 @@
-"""Is it learning, has it collapsed: numbers that need no labels, and one plain sentence when they say so."""
+"""Is it learning, has it collapsed: numbers that need no labels (`verdict.py` says what they mean)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from moco.model.moco import MoCo
-
-PATIENCE_EPOCHS = 3
+from moco.threads import operations_on
 
 
 @torch.no_grad()
@@ -39,30 +38,18 @@ def queue_health(model: MoCo, keys_enqueued: int) -> Iterable[tuple[str, float]]
     yield "embedding_std", std
     yield "effective_rank", rank
     yield "queue_fill", filled / size
+    yield "key_lag", key_lag(model)
 
 
-def diagnose(row: Mapping[str, float | None], queue_size: int) -> str | None:
-    """One sentence if the metrics `row` of an epoch says that something is wrong, else None."""
-    if _value(row, "embedding_std", 1.0) < 0.1 or _value(row, "effective_rank", 9.0) < 1.5:
-        return (
-            "collapse: the embeddings have become almost one point; "
-            "lower --optimizer.lr, and check that the views differ (moco preview)"
-        )
-    if _value(row, "queue_fill", 0.0) < 1 or _value(row, "epoch", 0.0) < PATIENCE_EPOCHS:
-        return None
-    if _value(row, "loss", 0.0) > 0.98 * math.log(1 + queue_size):
-        return (
-            f"not learning: the loss is still that of guessing, log(1+K) = {math.log(1 + queue_size):.2f}; "
-            "change --optimizer.lr (too high is the usual reason), or lower --model.momentum for short runs"
-        )
-    if _value(row, "contrast_top1", 0.0) > 0.98 and _value(row, "loss", 9.0) < 0.5:
-        return (
-            "the positives are found almost without fail: the task is too easy or leaks through batch-norm; "
-            "try --model.bn_splits 8, stronger views or a larger queue"
-        )
-    return None
+@torch.no_grad()
+def key_lag(model: MoCo) -> float:
+    """How far the key encoder's parameters lie behind the query encoder's, as a share of their length.
 
-
-def _value(row: Mapping[str, float | None], name: str, missing: float) -> float:
-    value = row.get(name)
-    return missing if value is None else value
+    About rate times m / (1 - m) of what a step moves: 0 where nothing is learned, whatever the reason.
+    """
+    theta_q: list[Tensor] = [*model.encoder_q.backbone.parameters(), *model.encoder_q.head.parameters()]
+    theta_k: list[Tensor] = list(model.encoder_k.parameters())
+    with operations_on(1):  # the same bits for any number of threads
+        apart = torch.stack(torch._foreach_norm(torch._foreach_sub(theta_q, theta_k))).double().norm()
+        length = torch.stack(torch._foreach_norm(theta_k)).double().norm()
+    return (apart / length.clamp(min=1e-30)).item()

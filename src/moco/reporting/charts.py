@@ -46,6 +46,12 @@ class Chart:
 
 _LOGISTIC = (("logistic_val_top1", "validation"), ("logistic_train_top1", "train"))
 _SIMILARITY = (("positive_similarity", "positive"), ("negative_similarity", "negative"))
+_LEAK = (
+    ("contrast_by_batch_statistics", "the batch's"),
+    ("contrast_by_shuffled_statistics", "another batch's"),
+    ("contrast_by_running_statistics", "the running ones"),
+)
+_PROXIES = (("feature_rank", "RankMe"), ("lidar", "LiDAR"))
 _LINEAR_SCORE = (("val_top1", "validation"), ("train_top1", "train"), ("held_out_top1", "held-out train"))
 _LINEAR_LOSS = (("val_loss", "validation"), ("loss", "train"), ("held_out_loss", "held-out train"))
 TOP1 = "top-1 (%)"
@@ -57,6 +63,10 @@ CHARTS = (
     Chart("similarity", "Similarity of positives and negatives", "mean cosine", _SIMILARITY),
     Chart("rank", "Effective rank of the embeddings", "dimensions", (("effective_rank", ""),)),
     Chart("spread", "Spread of the embeddings (1: a uniform sphere, 0: a point)", "", (("embedding_std", ""),)),
+    Chart("leak", "Positives found by either statistics of batch-norm (a gap is a leak)", TOP1, _LEAK, percent=True),
+    Chart("proxies", "Without labels: rank of the features", "dimensions", _PROXIES),
+    Chart("agreement", "Without labels: views of an image found again", TOP1, (("view_top1", ""),), percent=True),
+    Chart("lag", "How far the keys' encoder lies behind", "share of its length", (("key_lag", ""),)),
     Chart("lr", "Learning rate", "", (("lr", ""),)),
     Chart("speed", "Throughput", "samples/s", (("samples_per_s", ""),)),
     Chart("linear_score", "Linear classification", TOP1, _LINEAR_SCORE, percent=True, of_linear=True),
@@ -192,6 +202,40 @@ def _layout(chart: Chart, traces: list[Figure]) -> Figure:
 
 def _short(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+LABELS = "labels"  # the chart of accuracy against the number of labels
+_DASHES = {"frozen": "solid", "finetuned": "solid", "scratch": "dash", "random": "dash", "pixels": "dot"}
+
+
+def labels_figure(runs: Sequence[RunFacts]) -> Figure | None:
+    """Accuracy against the share of the labels, with 95 % intervals over the draws; None where nobody measured it."""
+    traces: list[Figure] = []
+    measured = [run for run in runs if run.labels is not None]
+    for run in measured:
+        assert run.labels is not None
+        for curve in run.labels.curves:
+            name = curve.title if len(measured) == 1 else f"{run.name}: {curve.title}"
+            colour = COLOURS[len(traces) % len(COLOURS)]
+            traces.append({
+                "type": "scatter", "meta": "curve", "mode": "lines+markers", "name": html.escape(name, quote=False),
+                "x": [_short(100 * point.share) for point in curve.points],
+                "y": [_short(100 * point.mean) for point in curve.points],
+                "error_y": {"type": "data", "array": [_short(100 * (p.half_width or 0.0)) for p in curve.points],
+                            "color": colour, "thickness": 1.2, "width": 3},
+                "customdata": [point.images for point in curve.points],
+                "line": {"color": colour, "width": 2, "dash": _DASHES.get(curve.name, "solid")},
+                "hovertemplate": "%{y:.4g} ± %{error_y.array:.2g} (%{customdata} images)",
+            })  # fmt: skip
+    if not traces:
+        return None
+    shares = sorted({x for trace in traces for x in trace["x"]})
+    layout = _layout(Chart(LABELS, "", TOP1, ()), traces)
+    layout["xaxis"] = {
+        "type": "log", "title": {"text": "labels used (%)", "standoff": 6}, "tickvals": shares,
+        "ticktext": [f"{share:g}" for share in shares], "zeroline": False, "spikecolor": GREY,
+    }  # fmt: skip
+    return {"data": traces, "layout": layout}
 
 
 def map_figure(dots: Sequence[tuple[int, float, float]], labels: Sequence[int], classes: Sequence[str]) -> Figure:

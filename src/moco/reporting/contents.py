@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moco.results import Evaluation, LinearResult
+from moco.label_curves import LabelsResult
+from moco.results import Evaluation, FinetuneResult, LinearResult
 from moco.tables import Row
 
 
@@ -23,9 +24,12 @@ class RunFacts:
         rows: a row per epoch, as in `metrics.csv`.
         environment: versions, hardware, fingerprints, command.
         state: finished, running, interrupted or failed.
-        warnings: (epoch, what the health check says) of each epoch that it says something of.
+        health: what the rows say in all: whether it is good (None: too early), in a word, in a sentence.
+        warnings: (epoch, what the health check says) of each epoch that it finds fault with.
         linear_rows: as in `linear/metrics.csv`.
         linear, evaluation: results, where they are there.
+        finetuned: (name of its directory, result) of each fine-tuning of it.
+        labels: accuracy against the number of labels, where it was measured.
         baseline: kNN before training, by name.
     """
 
@@ -36,9 +40,12 @@ class RunFacts:
     environment: Mapping[str, Any]
     state: str
     warnings: list[tuple[int, str]] = field(default_factory=list)
+    health: tuple[bool | None, str, str] = (True, "", "")
     linear_rows: list[Row] = field(default_factory=list)
     linear: LinearResult | None = None
     evaluation: Evaluation | None = None
+    finetuned: list[tuple[str, FinetuneResult]] = field(default_factory=list)
+    labels: LabelsResult | None = None
     baseline: Mapping[str, float] = field(default_factory=dict)
 
     def last(self, column: str) -> float | None:
@@ -143,10 +150,18 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Views:
-    """Augmented views of an image, base64 WebP: the evaluation view, then pairs of views."""
+    """Augmented views of some images, (base64 WebP, what was drawn): the evaluation view, then pairs of views."""
 
-    rows: list[list[str]]
+    rows: list[list[tuple[str, str]]]
     size_px: int
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """(the view, its feature map), base64 WebP, of some images, and how many cells a side the maps have."""
+
+    pairs: list[tuple[str, str]]
+    cells: int
 
 
 @dataclass(frozen=True)
@@ -163,6 +178,7 @@ class Looked:
         neighbours, untypical, suspicious: see their sections.
         knn_top1: share of the looked-at images that their neighbours name rightly, None without labels.
         views: what training saw.
+        maps: feature maps as colours; empty for networks without any.
         limits: a sentence for each part that isn't of all images.
     """
 
@@ -178,6 +194,7 @@ class Looked:
     suspicious: list[Odd]
     knn_top1: float | None
     views: Views
+    maps: FeatureMaps
     limits: list[str] = field(default_factory=list)
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from moco.console import percent
-from moco.reporting.charts import figures, map_figure
+from moco.reporting.charts import LABELS, figures, labels_figure, map_figure
 from moco.reporting.contents import Confusion, Contents
 from moco.reporting.summary import duration, sentences, verdict
 
@@ -25,7 +25,10 @@ def render(contents: Contents) -> str:
 
     script, library = _file("template", "page.js"), _file("vendor", "plotly-basic.min.js")
     charts = figures(contents.runs, contents.published)
-    data = {"charts": {f"chart-{name}": figure for name, (_, figure) in charts.items()}, **_pictures(contents)}
+    labels = labels_figure(contents.runs)
+    drawn = {f"chart-{name}": figure for name, (_, figure) in charts.items()}
+    drawn |= {} if labels is None else {f"chart-{LABELS}": labels}
+    data = {"charts": drawn, **_pictures(contents)}
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: _file("template", name)),
         autoescape=True,
@@ -44,6 +47,7 @@ def render(contents: Contents) -> str:
         sentences=[sentences(run, known if run is first else 0, len(contents.classes)) for run in contents.runs],
         verdicts=[verdict(run) for run in contents.runs],
         charts=[(f"chart-{name}", title) for name, (title, _) in charts.items()],
+        labels_chart=None if labels is None else f"chart-{LABELS}",
         confusion=None if contents.confusion is None else _confusion(contents.confusion, contents.classes),
         options=_options(contents),
         style=_safe(_file("template", "page.css")),

@@ -34,6 +34,8 @@ def verdict(run: RunFacts) -> Verdict:
     if said and said[-1][0] == last:
         return Verdict(False, "look again", f"In the last epoch ({last}): {said[-1][1]}.")
     earlier = f" In epoch {said[-1][0]} it still said: {said[-1][1]}." if said else ""
+    if run.health[0] is None:
+        return Verdict(None, "too early to say", f"{run.health[2][:1].upper()}{run.health[2][1:]}.{earlier}")
     knn, before = run.last("knn_top1"), run.baseline.get("random_backbone_knn_top1")
     if knn is not None and before is not None and knn <= before:
         why = f"kNN is at {percent(knn, 1)}, no better than the backbone before training ({percent(before, 1)})."

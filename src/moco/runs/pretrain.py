@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -24,19 +24,25 @@ from moco.data.sampler import Sampler
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen
-from moco.evaluators.health import diagnose, queue_health
+from moco.evaluators.health import queue_health
+from moco.evaluators.label_free import BEST_BY, SAID, LabelFreeMonitor
+from moco.evaluators.leak import LeakMonitor
 from moco.evaluators.monitors import LabelMonitor
+from moco.evaluators.verdict import Setting, told
 from moco.files import read_json, write_json
 from moco.launch import launch
 from moco.model.backbone import check_backbone
+from moco.model.moco import MoCo
 from moco.randomness import Purpose, torch_seed
 from moco.ranks import ALONE, Ranks
 from moco.ranks import found as found_ranks
 from moco.rundir import RunDir
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.start import begin_from, first_weights
+from moco.runs.telling import show_features, sinks
 from moco.runs.trained import Run, build_model, labelled, open_run, pixel_source
 from moco.runtime import Precision, Runtime
+from moco.sinks.sink import check_installed
 from moco.sizing import advice, sized
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Evaluator, Loop, Monitors
@@ -48,10 +54,12 @@ from moco.train.step import MoCoStep
 from moco.train.training import Training
 from moco.views.make import TwoViews
 from moco.views.pipelines import pipeline, scaling
+from moco.views.source import Source
 
 # What a resumed run may change: the rest is what the run is.
 MAY_CHANGE = (
     "data",
+    "log",
     "train.epochs",
     "train.accumulate",
     "checkpoint.",
@@ -234,6 +242,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     this process's place among those that train it.
     """
     runtime = Runtime(config.runtime, decided, ranks)
+    check_installed(config.log)
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
     data = open_dataset(config.data, config.store, config.short_side)
@@ -285,26 +294,47 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         guard=guard,
         totals=Totals(runtime.device),
     )
-    evaluators: list[Evaluator] = []
-    interval = 1
-    if data.val is not None:
-        frozen = Frozen(model.encoder_q.backbone, config.views.size, runtime, scaling(config.views))
-        val = labelled(data.val, runtime.device)
-        evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
-        interval = config.monitor_interval(len(data.train), len(data.val))
-    keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
-    monitors = Monitors(
-        evaluators,
-        interval,
-        health=lambda: queue_health(model, training.progress.step * keys_a_step),
-        diagnose=lambda row: diagnose(row, config.queue_size),
-    )
+    monitors = _monitors(training, data, runtime, source)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "processes": ranks.world, "arithmetic": arithmetic(model, runtime),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
+
+
+def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, source: Source) -> Monitors:
+    """What is measured at the epochs' ends: with labels where there are some, by proxies elsewhere, and health."""
+    config, model = training.config, cast(MoCo, training.model)
+    views, frozen = pipeline(config.views), _frozen(training, runtime)
+    evaluators: list[Evaluator] = []
+    looks = 0
+    if data.val is not None:
+        val = labelled(data.val, runtime.device)
+        evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
+        looks += len(data.train) + len(data.val)
+    if config.monitor.label_free or (config.monitor.label_free is None and data.val is None):
+        proxies = LabelFreeMonitor(frozen, source, views, config.seed)
+        evaluators.append(proxies)
+        looks += proxies.looks
+    if data.val is None and config.monitor.label_free is not False:
+        say(SAID)
+    leak = LeakMonitor(model, source, views, config.batch_size // config.bn_splits, runtime, config.seed)
+    keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
+    setting = Setting.of(config)
+    return Monitors(
+        evaluators,
+        config.monitor_interval(len(data.train), looks),
+        health=lambda: [*queue_health(model, training.progress.step * keys_a_step), *leak()],
+        diagnose=lambda rows: told(rows, setting),
+        sink=sinks(training, source),
+        best_by="knn_top1" if data.val is not None else BEST_BY,
+    )
+
+
+def _frozen(training: Training[Config], runtime: Runtime) -> Frozen:
+    views, encoder = training.config.views, cast(MoCo, training.model).encoder_q
+    return Frozen(encoder.backbone, views.size, runtime, scaling(views))
 
 
 def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tensor | None:
@@ -370,9 +400,12 @@ def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
 def _conclude(loop: Loop, prepared: Prepared) -> None:
     """What came of it, and what to type next."""
     run, done = loop.run, loop.training.progress
+    show_features(run, _frozen(prepared.training, prepared.runtime), prepared.data)
     place = shlex.quote(str(run.root))
     say(f"done: {done.step} steps, checkpoints in {run.checkpoints}")
     if prepared.data.val is None:
+        if done.best is not None:
+            say(f"best {loop.monitors.best_by} {percent(done.best, 1)} at epoch {done.best_epoch} (a proxy: no labels)")
         say(f"next: moco report {place}; the backbone is in {run.checkpoints / 'last.pt'}")
         return
     row = done.rows[-1]

@@ -1,68 +1,112 @@
-"""The augmented views as a picture: what the network will see."""
+"""The augmented views as a picture or a page, with what was drawn for each: what the network will see."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from moco.config import Config
 from moco.config_check import check
 from moco.data.dataset import open_dataset
+from moco.data.item import printable
 from moco.errors import UserError
-from moco.files import atomic
+from moco.files import atomic, write_text
 from moco.randomness import Purpose, permutation
+from moco.reporting.ours import check_ours
+from moco.reporting.preview import GENERATOR, Tile, page, sheet
 from moco.runs.trained import pixel_source
-from moco.views.make import evaluation_view, random_view
+from moco.views.make import apply, evaluation_view
+from moco.views.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters, draw
 from moco.views.pipelines import Scaling, pipeline, scaling
 from moco.views.source import Source
 
 PAIRS = 3  # pairs of views beside each image
-GAP = 4  # px
+ENDINGS = (".png", ".html")
+_FACTORS = {BRIGHTNESS: "brightness", CONTRAST: "contrast", SATURATION: "saturation"}
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: uint8 (S, S, 3), and what was drawn for it, a phrase each."""
+
+    pixels: NDArray[np.uint8]
+    said: list[str]
 
 
 def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: int = 8) -> Path:
-    """Draw, for each of `rows` images, the evaluation view and then pairs of views; returns the PNG's path.
+    """Draw, for each of `rows` images, the evaluation view and then pairs of views, what was drawn for each below it.
 
-    Raises `UserError` for bad options or data, or a name that doesn't end in `.png`.
+    `out` is a picture (`.png`) or a page (`.html`); its path is returned. Raises `UserError` for bad options or data,
+    another ending, or a page there that is somebody else's.
     """
     check(config)
     path = Path(out)
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--out {out}: give a name that ends in .png")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise UserError(f"--out {out}: give a name that ends in {' or '.join(ENDINGS)}")
     if rows < 1:
         raise UserError(f"--rows is {rows}, give 1 or more")
+    if ending == ".html":
+        check_ours(path, GENERATOR)
     data = open_dataset(config.data, config.store, config.short_side)
-    sheet = _sheet(drawn_views(config, pixel_source(data.train, torch.device("cpu")), rows))
-    with atomic(path) as file:
-        Image.fromarray(sheet).save(file, format="PNG")
+    images = chosen(len(data.train), config.seed, rows)
+    drawn = drawn_views(config, pixel_source(data.train, torch.device("cpu")), images)
+    tiles = [[Tile(view.pixels, view.said) for view in row] for row in drawn]
+    if ending == ".png":
+        with atomic(path) as file:
+            sheet(tiles, headings()).save(file, format="PNG")
+    else:
+        names = [printable(data.train.names[image]) for image in images.tolist()]
+        views = f"{config.views.pipeline}, {config.views.size} px:"
+        write_text(path, page(tiles, headings(), names, printable(str(config.data)), views))
     return path
 
 
-def drawn_views(config: Config, source: Source, rows: int, pairs: int = PAIRS) -> list[NDArray[np.uint8]]:
-    """Of each of `rows` images the evaluation view, then `pairs` pairs of views: as many uint8 (rows, S, S, 3)."""
+def headings(pairs: int = PAIRS) -> list[str]:
+    """What stands above each column."""
+    return ["evaluation", *(f"epoch {n + 1}, {word}" for n in range(pairs) for word in ("query", "key"))]
+
+
+def chosen(count: int, seed: int, rows: int) -> NDArray[np.int64]:
+    """The numbers of the images that are shown, of `count`: always the same."""
+    return np.sort(permutation(count, seed, Purpose.PREVIEW)[:rows])
+
+
+def drawn_views(config: Config, source: Source, images: NDArray[np.int64], pairs: int = PAIRS) -> list[list[View]]:
+    """Of each of `images` (n,) the evaluation view, then the pairs that training sees in its first `pairs` epochs."""
     spec = pipeline(config.views)
-    images = np.sort(permutation(len(source), config.seed, Purpose.PREVIEW)[:rows])
-    columns = [evaluation_view(source, images, config.views.size, scaling(config.views))]
+    heights, widths = source.heights[images], source.widths[images]
+    centre = to_bytes(evaluation_view(source, images, config.views.size, scaling(config.views)), scaling(config.views))
+    columns = [[View(pixels, [f"{w} x {h} px stored"]) for pixels, h, w in zip(centre, heights, widths)]]
     for epoch in range(pairs):
-        columns += [random_view(source, images, spec, config.seed, epoch, view) for view in (0, 1)]
-    return [to_bytes(views, Scaling(spec.mean, spec.std)) for views in columns]
+        for view in (0, 1):
+            drawn = draw(spec, heights, widths, images, config.seed, epoch, view)
+            made = to_bytes(apply(source, images, drawn, spec), Scaling(spec.mean, spec.std))
+            columns.append([View(p, said(drawn, n, heights[n] * widths[n])) for n, p in enumerate(made)])
+    return [list(row) for row in zip(*columns)]
 
 
-def _sheet(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Columns of uint8 (N, S, S, 3) side by side on white."""
-    rows, size = columns[0].shape[:2]
-    sheet = np.full((rows * (size + GAP) + GAP, len(columns) * (size + GAP) + GAP, 3), 255, np.uint8)
-    for c, views in enumerate(columns):
-        for r, pixels in enumerate(views):
-            top, left = GAP + r * (size + GAP), GAP + c * (size + GAP)
-            sheet[top : top + size, left : left + size] = pixels
-    return sheet
+def said(drawn: Parameters, n: int, area: float) -> list[str]:
+    """What was drawn for view `n`, in the order in which it happens; `area` is the image's, in pixels."""
+    top, left, height, width = drawn.box[n]
+    phrases = [f"crop {height * width / area:.0%}: {width:.0f} x {height:.0f} at {left:.0f}, {top:.0f}"]
+    if drawn.jitter[n]:
+        for factor in drawn.order[n].tolist():
+            value = float(drawn.factors[n, factor])
+            phrases.append(f"hue {360 * value:+.0f}°" if factor == HUE else f"{_FACTORS[factor]} x {value:.2f}")
+    if drawn.grey[n]:
+        phrases.append("grey")
+    if drawn.sigma[n] > 0:
+        phrases.append(f"blur {drawn.sigma[n]:.2f} px")
+    if drawn.flip[n]:
+        phrases.append("mirrored")
+    return phrases
 
 
 def to_bytes(views: Tensor, spec: Scaling) -> NDArray[np.uint8]:

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moco import __version__
+from moco.config import Config
 from moco.config_check import flat
 from moco.data.catalog import DATASETS
 from moco.data.item import printable
-from moco.errors import UserError, in_a_line
-from moco.evaluators.health import diagnose
+from moco.errors import UserError
+from moco.evaluators.verdict import Setting, told, verdict
 from moco.files import read_json, write_text
+from moco.label_curves import LabelsResult
 from moco.reporting.contents import Confusion, Contents, Looked, RunFacts
 from moco.reporting.embedding_map import METHODS, Method, umap_is_there
+from moco.reporting.ours import check_ours
 from moco.reporting.page import GENERATOR, render
 from moco.reporting.plots import write_plots
-from moco.results import Evaluation, LinearResult
+from moco.results import Evaluation, FinetuneResult, LinearResult
 from moco.rundir import RunDir
 from moco.runs.listing import state_of
 from moco.runs.report_pictures import look
@@ -99,16 +102,7 @@ def _check_options(page: Path, paths: Sequence[str | os.PathLike[str]], method: 
         raise UserError("--map umap needs the package umap-learn: install it, or take --map tsne")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {page}: give a name that ends in .html")
-    try:
-        if page.is_dir() or (page.exists() and f'name="generator" content="{GENERATOR}' not in _head(page)):
-            raise UserError(f"{page} is not a page that moco wrote: give another --out")
-    except OSError as error:
-        raise UserError(f"can't look at {page}: {in_a_line(error)}") from error
-
-
-def _head(page: Path) -> str:
-    with page.open("rb") as file:
-        return file.read(4096).decode("utf-8", "replace")
+    check_ours(page, GENERATOR)
 
 
 def _plots(folder: RunDir) -> tuple[list[Path], list[str]]:
@@ -135,18 +129,36 @@ def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
         rows=rows,
         environment=read_json(folder.environment_file, "environment") if folder.environment_file.is_file() else {},
         state=state_of(folder, run.config, rows)[0],
-        warnings=_warnings(rows, run.config.model.queue_size),
+        warnings=_warnings(rows, run.config),
+        health=_health(rows, run.config),
         linear_rows=read_csv(table) if table.is_file() else [],
         linear=LinearResult.load(linear) if linear.is_file() else None,
         evaluation=Evaluation.load(folder.evaluation_file) if folder.evaluation_file.is_file() else None,
+        finetuned=_finetuned(folder),
+        labels=LabelsResult.load(folder.labels_file) if folder.labels_file.is_file() else None,
         baseline=read_json(folder.baseline_file, "baseline") if folder.baseline_file.is_file() else {},
     )
 
 
-def _warnings(rows: list[Row], queue_size: int | None) -> list[tuple[int, str]]:
-    if queue_size is None:
+def _finetuned(folder: RunDir) -> list[tuple[str, FinetuneResult]]:
+    """The fine-tunings in the run's directory that have ended."""
+    places = sorted(file.parent for file in folder.root.glob(f"*/{folder.finetune_file.name}"))
+    ended = [RunDir(place) for place in places if RunDir(place).result_file.is_file()]
+    return [(printable(place.root.name), FinetuneResult.load(place.result_file)) for place in ended]
+
+
+def _health(rows: list[Row], config: Config) -> tuple[bool | None, str, str]:
+    if config.model.queue_size is None:
+        return True, "", ""
+    found = verdict(rows, Setting.of(config))
+    return found.good, found.sign, found.sentence
+
+
+def _warnings(rows: list[Row], config: Config) -> list[tuple[int, str]]:
+    if config.model.queue_size is None:
         return []
-    said = [(int(row["epoch"] or 0), diagnose(row, queue_size)) for row in rows]
+    setting = Setting.of(config)
+    said = [(int(row["epoch"] or 0), told(rows[: n + 1], setting)[1]) for n, row in enumerate(rows)]
     return [(epoch, sentence) for epoch, sentence in said if sentence is not None]
 
 

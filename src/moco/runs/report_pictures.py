@@ -24,13 +24,14 @@ from moco.evaluators.knn import knn_predict, nearest
 from moco.evaluators.proof import fingerprint
 from moco.evaluators.sample import sample
 from moco.randomness import Purpose, permutation
-from moco.reporting.contents import Confusion, Looked, Neighbours, Odd, Picture, Views
+from moco.reporting.contents import Confusion, FeatureMaps, Looked, Neighbours, Odd, Picture, Views
 from moco.reporting.embedding_map import NAMES, Method, laid_out
 from moco.reporting.thumbnails import thumbnails, whole
 from moco.rundir import RunDir
 from moco.runs.evaluate import readable
+from moco.runs.feature_maps import feature_maps
 from moco.runs.linear import CLASSIFIER
-from moco.runs.preview import drawn_views
+from moco.runs.preview import chosen, drawn_views
 from moco.runs.trained import TrainedRun, open_trained, pixel_source
 from moco.threads import Threads
 from moco.views.pipelines import scaling
@@ -42,6 +43,7 @@ QUERIES, SHOWN_NEIGHBOURS = 12, 8
 CLOSE = 10  # neighbours whose mean similarity says how typical an image is
 ODD_ONES = 24
 VIEW_ROWS, VIEW_PAIRS, VIEW_PX = 6, 3, 128
+MAPS = 8  # images whose feature maps are shown
 MOSTLY = 0.5  # share of the neighbours that must agree on another label
 
 
@@ -129,6 +131,7 @@ def look(
         suspicious=suspicious,
         knn_top1=right,
         views=_views(trained),
+        maps=_maps(trained, shown, neighbours, album),
         limits=limits,
     )
     return looked, confusion
@@ -321,8 +324,23 @@ def _pictures(
     ]
 
 
+def _maps(trained: TrainedRun, shown: Split, neighbours: list[Neighbours], album: Album) -> FeatureMaps:
+    """Of the first few query images."""
+    wanted = [*album.places]
+    rows = [wanted[found.query][1] for found in neighbours[:: max(1, len(neighbours) // MAPS)][:MAPS]]
+    frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime, scaling(trained.config.views))
+    pairs, cells = feature_maps(frozen, shown.store, shown.numbers[rows])
+    return FeatureMaps([(whole(view, VIEW_PX), whole(drawn, VIEW_PX)) for view, drawn in pairs], cells)
+
+
 def _views(trained: TrainedRun) -> Views:
     config = trained.config
-    columns = drawn_views(config, pixel_source(trained.data.train, torch.device("cpu")), VIEW_ROWS, VIEW_PAIRS)
-    rows = [[whole(column[row], VIEW_PX) for column in columns] for row in range(len(columns[0]))]
+    store = trained.data.train
+    drawn = drawn_views(
+        config,
+        pixel_source(store, torch.device("cpu")),
+        chosen(len(store), config.seed, VIEW_ROWS),
+        VIEW_PAIRS,
+    )
+    rows = [[(whole(view.pixels, VIEW_PX), ", ".join(view.said)) for view in row] for row in drawn]
     return Views(rows, config.views.size)

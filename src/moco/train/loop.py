@@ -17,9 +17,11 @@ from moco.console import Bar, progress, say
 from moco.errors import Interrupted, TrainingFailed
 from moco.rundir import RunDir
 from moco.runtime import Runtime
+from moco.sinks.sink import Sink
+from moco.sinks.tensorboard_sink import TensorBoard
 from moco.tables import Row, write_csv
 from moco.train.interrupt import StopSignals
-from moco.train.metrics import PRETRAINING, Account, TensorBoard
+from moco.train.metrics import PRETRAINING, Account, score_words
 from moco.train.neighbours import Neighbours
 from moco.train.pace import Pace
 from moco.train.steps import StepLog
@@ -39,17 +41,19 @@ class Monitors:
         evaluators: every one is asked each `every_epochs` and after the last; yields (column, value).
         every_epochs: their interval.
         health: asked each epoch; yields (column, value).
-        diagnose: a row -> one sentence if it says that something is wrong.
+        diagnose: the rows so far -> (how it goes, in a word or two; a sentence if something is wrong).
         best_by: the column whose best checkpoint is kept.
         account: how the training tells of itself.
+        sink: opens who else is told of it.
     """
 
     evaluators: list[Evaluator] = field(default_factory=list)
     every_epochs: int = 1
     health: Evaluator = tuple
-    diagnose: Callable[[Row], str | None] = lambda row: None
+    diagnose: Callable[[list[Row]], tuple[str, str | None]] = lambda rows: ("", None)
     best_by: str = "knn_top1"
     account: Account = PRETRAINING
+    sink: Callable[[RunDir], Sink] = lambda run: TensorBoard(run.tensorboard)
 
 
 class Loop:
@@ -67,26 +71,28 @@ class Loop:
         self.signals = StopSignals(SETTLE_S if runtime.ranks.world > 1 else 0.0)
         self.neighbours = Neighbours()
         self._said: str | None = None
+        self._verdict = ""
 
     def train(self) -> None:
         """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
         training = self.training
         writes = self.runtime.is_main
-        tensorboard = TensorBoard(self.run.tensorboard) if writes else None
-        log = StepLog(self.run.steps_file if writes else None, tensorboard, self.monitors.account.top1)
+        sink = self.monitors.sink(self.run) if writes else None
+        log = StepLog(self.run.steps_file if writes else None, sink, self.monitors.account.top1)
         log.begin(training.progress.step)
+        self._verdict = self.monitors.diagnose(training.progress.rows)[0]
         try:
             with self.signals:
                 while training.progress.step < training.steps:
                     self._epoch(log)
-                    self._finish_epoch(tensorboard)
+                    self._finish_epoch(sink)
         except TrainingFailed as failure:
             kept = checkpoint.numbered(self.run.checkpoints)
             name = kept[0] if kept else "none yet"
             raise TrainingFailed(f"{failure}; the last finite checkpoint is {name}") from failure
         finally:
-            if tensorboard is not None:
-                tensorboard.close()
+            if sink is not None:
+                sink.close(training.progress.step >= training.steps)
 
     def _epoch(self, log: StepLog) -> None:
         training, done = self.training, self.training.progress
@@ -112,18 +118,25 @@ class Loop:
                     training.guard.check()
                     log.flush()
                     refreshed = now
-                    self._show(bar, epoch, done.step - begun, now - started)
+                    self._show(bar, epoch, done.step - begun, now - started, log.loss)
                 self._between_steps(wishes, log)
         self.runtime.synchronize()
         training.guard.check()
         log.flush()
         done.seconds = before + time.perf_counter() - started
 
-    def _show(self, bar: Bar, epoch: int, steps: int, seconds: float) -> None:
-        training = self.training
+    def _show(self, bar: Bar, epoch: int, steps: int, seconds: float, loss: float) -> None:
+        training, best_by = self.training, self.monitors.best_by
         rate = steps * training.sampler.batch_size / seconds
         end = timedelta(seconds=round((training.steps - training.progress.step) * seconds / steps))
-        title = f"epoch {epoch + 1}/{training.config.epochs}, run ends in {end}"
+        score = next((row[best_by] for row in reversed(training.progress.rows) if row.get(best_by) is not None), None)
+        told = (
+            f"epoch {epoch + 1}/{training.config.epochs}",
+            f"loss {loss:.3f}",
+            score_words(best_by, score),
+            self._verdict,
+        )
+        title = ", ".join(filter(None, (*told, f"ends in {end}")))
         bar.update(training.progress.step - epoch * training.sampler.steps_per_epoch, title, f"{rate:,.0f}")
 
     def _wishes(self, look: bool) -> int:
@@ -158,7 +171,7 @@ class Loop:
                 f"go on with: {self.monitors.account.resume} {shlex.quote(str(self.run.root))}"
             )
 
-    def _finish_epoch(self, tensorboard: TensorBoard | None) -> None:
+    def _finish_epoch(self, sink: Sink | None) -> None:
         done, epochs = self.training.progress, self.training.config.epochs
         self._check_alike()
         row = self._row()
@@ -172,11 +185,11 @@ class Loop:
         best = value is not None and (done.best is None or value > done.best)
         if best:
             done.best, done.best_epoch = value, epoch
-        if tensorboard is not None:
+        if sink is not None:
             write_csv(self.run.metrics_file, done.rows, self.monitors.account.columns)
-            tensorboard.write(row)
+            sink.write(row)
         say(self.monitors.account.line(row, epochs))
-        sentence = self.monitors.diagnose(row)
+        self._verdict, sentence = self.monitors.diagnose(done.rows)
         if sentence is not None and sentence != self._said:
             say(sentence)  # once, not every epoch that it holds
         self._said = sentence

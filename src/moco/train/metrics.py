@@ -1,15 +1,13 @@
-"""A row per epoch: the table `metrics.csv`, TensorBoard, and the line a person reads."""
+"""A row per epoch: the table `metrics.csv`, and the line a person reads."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from moco.console import percent
-from moco.errors import UserError, in_a_line
 from moco.tables import Row, Value
 
 
@@ -36,7 +34,19 @@ COLUMNS = (
     "epoch", "step", "samples", "seconds", "samples_per_s", "lr", "loss", "contrast_top1",
     "knn_top1", "logistic_train_top1", "logistic_val_top1",
     "loss_of_guessing", "positive_similarity", "negative_similarity", "embedding_std", "effective_rank", "queue_fill",
+    "key_lag", "contrast_by_batch_statistics", "contrast_by_shuffled_statistics", "contrast_by_running_statistics",
+    "feature_rank", "lidar", "view_top1",
 )  # fmt: skip
+
+
+_SHORT = {"knn_top1": "kNN", "val_top1": "validation"}
+
+
+def score_words(column: str, value: float | int | None) -> str:
+    """A score as a bar shows it; empty where it wasn't measured."""
+    if value is None:
+        return ""
+    return f"{_SHORT.get(column, column)} {percent(value, 1) if column.endswith('top1') else f'{value:.4g}'}"
 
 
 def epoch_line(row: Mapping[str, Value], epochs: int) -> str:
@@ -66,31 +76,3 @@ def _of_epoch(means: Mapping[str, float], config: Any) -> Row:
 
 
 PRETRAINING = Account(COLUMNS, _of_epoch, epoch_line, "contrast_top1", "moco pretrain --resume")
-
-
-class TensorBoard:
-    """Scalars of each row under `folder`; a resumed run writes on."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        try:
-            self._writer = SummaryWriter(str(folder))
-        except OSError as error:
-            raise UserError(f"can't write {folder}: {in_a_line(error)}") from error
-
-    def write(self, row: Row) -> None:
-        """Every measured value of `row` at its epoch."""
-        for name, value in row.items():
-            if name != "epoch" and value is not None and math.isfinite(value):
-                self._writer.add_scalar(name, value, int(row["epoch"] or 0))
-        self._writer.flush()
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Measured values at a step, under `step/`."""
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(f"step/{name}", value, step)
-
-    def close(self) -> None:
-        self._writer.close()

@@ -1,4 +1,4 @@
-"""A line per step: `steps.csv`, and the same in TensorBoard.
+"""A line per step: `steps.csv`, and the same to the sinks.
 
 Statistics wait on the device until somebody reads from it anyway: a step adds no host sync.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from moco.errors import UserError, in_a_line
 from moco.files import write_text
+from moco.sinks.sink import Sink
 from moco.tables import cell
-from moco.train.metrics import TensorBoard
 
 
 class Seen(Protocol):
@@ -43,12 +43,16 @@ class StepLog:
 
     A resumed run goes on behind the last step that its checkpoint knows: what a killed run wrote beyond it is cut off,
     and comes again with the same values. The column of `Seen.top1` is called `top1`.
+
+    Attributes:
+        loss: of the last step that was written; not a number before.
     """
 
-    def __init__(self, path: Path | None, tensorboard: TensorBoard | None = None, top1: str = "contrast_top1") -> None:
-        self._path, self._tensorboard, self._top1 = path, tensorboard, top1
+    def __init__(self, path: Path | None, sink: Sink | None = None, top1: str = "contrast_top1") -> None:
+        self._path, self._sink, self._top1 = path, sink, top1
         self._columns = ("step", "epoch", "lr", "loss", top1)
         self._waiting: list[_Waiting] = []
+        self.loss = float("nan")
 
     def begin(self, steps_done: int) -> None:
         """Keep the first `steps_done` steps of the file that is there, or begin a new one."""
@@ -74,8 +78,9 @@ class StepLog:
         for waiting, (loss, top1) in zip(self._waiting, measured):
             values = (waiting.step, waiting.epoch, waiting.lr, loss, top1)
             lines.append(",".join(map(cell, values)) + "\n")
-            if self._tensorboard is not None:
-                self._tensorboard.step(waiting.step, {"lr": waiting.lr, "loss": loss, self._top1: top1})
+            self.loss = loss
+            if self._sink is not None:
+                self._sink.step(waiting.step, {"lr": waiting.lr, "loss": loss, self._top1: top1})
         self._waiting.clear()
         try:
             with self._path.open("a", encoding="utf-8") as file:
