@@ -212,7 +212,8 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     evaluators: list[Evaluator] = []
     interval = 1
     if data.val is not None:
-        frozen = Frozen(model.encoder_q.backbone, config.views.size, runtime, scaling(config.views))
+        encoder = model.encoder_q if config.monitor.encoder == "query" else model.encoder_k
+        frozen = Frozen(encoder.backbone, config.views.size, runtime, scaling(config.views))
         val = labelled(data.val, runtime.device)
         evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
         interval = config.monitor_interval(len(data.train), len(data.val))
