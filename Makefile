@@ -36,13 +36,13 @@ soak: setup  ## fifty kill -9 and resume cycles compared to the bit, thirty of p
 	MOCO_SOAK=50 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py tests/data/test_pack_crash.py tests/commands/test_linear_crash.py
 
 lint: setup  ## format, lint, types: what CI runs
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 
 format: setup
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
