@@ -39,13 +39,13 @@ gpu: setup  ## what only a CUDA GPU can show: marked tests, bench, a resumed run
 	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA))
 
 lint: setup  ## format, lint, types: what CI runs
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 
 format: setup
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from moco.config import Config
 from moco.config_check import check
@@ -47,16 +48,17 @@ def test_imagenette_is_the_seeds_row() -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_it_makes_sense_and_takes_a_step(name: str, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_makes_sense_and_takes_a_step(name: str, labelled: Path, tmp_path: Path) -> None:
     """At the recipe's own network, loss, views and schedule; batch, queue and size made small."""
     config = parse(shipped()[name])
     check(config)
+    init = weights_of(config.model.backbone, tmp_path / "weights.pth") if config.model.init else None
     small = replace(
         config,
         data=str(labelled),
         views=replace(config.views, size=32),
         store=replace(config.store, short_side=40),
-        model=replace(config.model, queue_size=64),
+        model=replace(config.model, queue_size=64, init=init),
         train=replace(config.train, batch_size=16, epochs=config.train.epochs or 20),
         runtime=replace(config.runtime, precision="float32"),
     )
@@ -70,6 +72,26 @@ def test_it_makes_sense_and_takes_a_step(name: str, labelled: Path, monkeypatch:
     assert training.model.queue_ptr.item() == (32 if small.model.symmetric else 16)
     if config.schedule.warmup_epochs == 0:
         assert any(not torch.equal(before[key], value) for key, value in head.state_dict().items())
+
+
+def weights_of(backbone: str, file: Path) -> str:
+    """A file of the library's, as somebody else's weights come; here their network is as initialised."""
+    torch.save(torchvision.models.get_model(backbone).state_dict(), file)
+    return str(file)
+
+
+def test_continued_pretraining_starts_from_the_weights_more_gently(labelled: Path, tmp_path: Path) -> None:
+    file = weights_of("resnet18", tmp_path / "weights.pth")
+    config, other = parse(shipped()["folder-finetune"]), parse(shipped()["imagenette-cpu"])
+    assert config.model.init == "pretrained"
+    assert config.optimizer.lr < other.optimizer.lr
+    assert config.schedule.warmup_epochs > other.schedule.warmup_epochs
+    assert config.model.momentum > other.model.momentum
+    changes = {"model.init": file, "views.size": 32, "train.batch_size": 16, "runtime.precision": "float32"}
+    training = prepare(recipe("folder-finetune", data=str(labelled), **changes)).training
+    wanted = torch.load(file, weights_only=True)["layer1.0.conv1.weight"]
+    for encoder in (training.model.encoder_q, training.model.encoder_k):
+        assert torch.equal(encoder.backbone.layer1[0].conv1.weight, wanted)
 
 
 # What the headers are held to.
@@ -124,7 +146,7 @@ def test_the_batch_line_is_the_recipes_arithmetic(name: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_what_the_header_says_of_the_recipe_is_in_it(name: str) -> None:
     config, words = parse(shipped()[name]), header(name)
-    assert f"--recipe {name} " in words["Command"] or name.startswith("folder")
+    assert f"--recipe {name} " in words["Command"] or name in ("folder", "folder-cpu")
     if epochs := re.search(r"after (\d+) epochs|, (\d+) epochs$", words["Expect"]):
         asked = int(epochs[1] or epochs[2])
         assert config.train.epochs is not None

@@ -53,6 +53,8 @@ class ViewsConfig:
         grey_first: grey before the jitter (v1) instead of after it (v2).
         blur_p: probability of the blur.
         blur_sigma: its smallest and largest sigma, in pixels of a 224-px view; it scales with the size.
+        solarise_p: probability of solarising, the last of the colours: what is brighter than half is inverted (BYOL has
+            0.2 in one of its views; here it is for both).
         flip_p: probability of the mirror image.
         mean: of each channel, subtracted (pixels from 0 to 1); default ImageNet's.
         std: of each channel, divided by; default ImageNet's.
@@ -68,6 +70,7 @@ class ViewsConfig:
     grey_first: bool | None = None
     blur_p: float | None = None
     blur_sigma: list[float] | None = None
+    solarise_p: float | None = None
     flip_p: float | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
@@ -196,6 +199,7 @@ class MonitorConfig:
         baseline: before the first step, measure kNN on raw pixels and on the untrained backbone.
         label_free: measure what needs no labels (rank of the features, LiDAR, agreement of views); default: where
             there are none, and then it chooses the best checkpoint.
+        encoder: whose backbone is looked at: the `query` encoder's, or the `key` encoder's, the moving average of it.
     """
 
     every_epochs: int | None = None
@@ -204,6 +208,7 @@ class MonitorConfig:
     logistic: bool = True
     baseline: bool = True
     label_free: bool | None = None
+    encoder: Literal["query", "key"] = "query"
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _views(views: ViewsConfig) -> Iterator[str]:
         preset(views.pipeline)
     except UserError as error:
         yield str(error)
-    for name in ("jitter_p", "grey_p", "blur_p", "flip_p"):
+    for name in ("jitter_p", "grey_p", "blur_p", "solarise_p", "flip_p"):
         value = getattr(views, name)
         if value is not None and not 0 <= value <= 1:
             yield f"views.{name} is {value}, give a probability from 0 to 1"

@@ -21,6 +21,7 @@ PLAIN: Mapping[str, Any] = {
     "grey_first": False,
     "blur_p": 0.0,
     "blur_sigma": (0.1, 2.0),
+    "solarise_p": 0.0,
     "flip_p": 0.5,
 }
 PRESETS: dict[str, Mapping[str, Any]] = {

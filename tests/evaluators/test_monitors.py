@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import moco
 from moco.config import MonitorConfig
 from moco.evaluators import logistic, monitors
 from moco.evaluators.frozen import Frozen
 from moco.evaluators.monitors import LabelMonitor, chosen
+from moco.runs.pretrain import prepare
 
 
 def test_columns_and_what_options_switch_off(frozen: Frozen, train: Any, val: Any) -> None:
@@ -41,3 +45,27 @@ def test_what_is_not_of_all_images_says_so_and_is_the_same_each_time(
     one = monitor.baseline()
     assert sorted(frozen.backbone.batches) == [20, 23]  # type: ignore[arg-type]
     assert monitor.baseline() == one and dict(monitor()) == dict(monitor())
+
+
+def test_the_key_encoder_can_be_what_is_looked_at(labelled: Path) -> None:
+    """The monitors then see its backbone and no other; the training doesn't know."""
+    tiny = {
+        "model.backbone": "timm/test_resnet", "model.queue_size": 32, "model.dim": 16, "views.size": 32,
+        "train.batch_size": 8, "train.epochs": 1, "schedule.warmup_epochs": 0, "runtime.precision": "float32",
+    }  # fmt: skip
+    trained = {}
+    for encoder in ("query", "key"):
+        config = moco.recipe("folder-cpu", data=str(labelled), **tiny, **{"monitor.encoder": encoder})
+        prepared = prepare(config)
+        training, monitor = prepared.training, prepared.monitors.evaluators[0]
+        assert isinstance(monitor, LabelMonitor)
+        training.model.train()
+        training.step(training.sampler.order(0)[0])
+        looked_at = {"query": training.model.encoder_q, "key": training.model.encoder_k}[encoder]
+        assert monitor.frozen.backbone is looked_at.backbone
+        trained[encoder] = training.model.encoder_q.state_dict()
+        differ = [
+            not torch.equal(q, k) for q, k in zip(*(e.parameters() for e in (training.model.encoder_q, looked_at)))
+        ]
+        assert any(differ) == (encoder == "key")
+    assert all(torch.equal(tensor, trained["key"][name]) for name, tensor in trained["query"].items())

@@ -122,12 +122,17 @@ def test_backbones_alone(kind: str, tmp_path: Path) -> None:
     assert torch.equal(backbone.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
 
 
+HEAD_NAMES = {"lightly": "projection_head.layers.2.weight", "solo-learn": "projector.2.weight"}
+HEAD_WIDTH = {"lightly": 512, "solo-learn": 2048}  # solo-learn's own default is wider than a ResNet-18
+
+
 def lightning(style: str) -> dict[str, Any]:
     """The tensors' names in lightly's benchmark modules and in solo-learn's."""
     torch.manual_seed(0)
     network = torchvision.models.resnet18()
     bare = {n: t for n, t in network.state_dict().items() if not n.startswith("fc.")}
-    head = {"0.weight": torch.randn(512, 512), "0.bias": torch.zeros(512), "2.weight": torch.randn(16, 512),
+    width = HEAD_WIDTH[style]
+    head = {"0.weight": torch.randn(width, 512), "0.bias": torch.zeros(width), "2.weight": torch.randn(16, width),
             "2.bias": torch.zeros(16)}  # fmt: skip
     if style == "lightly":
         order = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"]
@@ -156,7 +161,19 @@ def test_lightning_checkpoints(style: str, tmp_path: Path, capsys: pytest.Captur
     model = content_of(tmp_path / "run")["model"]
     assert torch.equal(model["encoder_q.backbone.conv1.weight"], first)
     assert torch.equal(model["encoder_k.backbone.conv1.weight"], first)
-    assert model["encoder_q.head.2.weight"].shape == (16, 512)
+    assert torch.equal(model["encoder_q.head.2.weight"], stored["state_dict"][HEAD_NAMES[style]])
+    assert moco.open_run(tmp_path / "run").config.model.head_width == (None if style == "lightly" else 2048)
+
+
+@pytest.mark.parametrize(("processed", "epoch", "done"), [(4, 3, 4), (3, 3, 3), (None, 3, 4)])
+def test_the_epochs_of_a_lightning_checkpoint(processed: int | None, epoch: int, done: int, tmp_path: Path) -> None:
+    """Lightning's `epoch` is of the epoch that ends, or, where all have ended, their number."""
+    stored = lightning("lightly") | {"epoch": epoch}
+    stored.pop("_first")
+    if processed is not None:
+        stored["loops"] = {"fit_loop": {"epoch_progress": {"current": {"processed": processed}}}}
+    torch.save(stored, tmp_path / "some.ckpt")
+    assert len(moco.import_weights(tmp_path / "some.ckpt", tmp_path / "run").metrics) == done
 
 
 def test_what_has_no_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,20 @@ def test_blurs_of_any_width_equal_reference(source: Ragged, sigma: tuple[float, 
     assert (cpu.apply(source, images, parameters, p) - expected).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["v1", "v2", "crop_flip"])
+def test_solarised_views_equal_reference(source: Ragged, name: str) -> None:
+    """Where a pixel is within the tolerance of a half, either side of it gives nearly a half."""
+    p = replace(plain(name, 33), solarise_p=0.5)
+    images, parameters = drawn(source, p)
+    assert 0 < parameters.solarise.sum() < len(parameters)
+    found, expected = cpu.apply(source, images, parameters, p), reference.apply(source, images, parameters, p)
+    assert (found - expected).abs().max() < TOLERANCE
+    assert found[torch.from_numpy(parameters.solarise)].max() <= 0.5 + TOLERANCE
+    left = ~parameters.solarise
+    without = cpu.apply(source, images[left], parameters.rows(left), replace(p, solarise_p=0.0))
+    assert torch.equal(found[torch.from_numpy(left)], without)
+
+
 @pytest.mark.parametrize("size", [1, 32, 64, 100])
 def test_evaluation_view_equals_reference(source: Ragged, size: int) -> None:
     square_enough = np.flatnonzero(np.minimum(source.heights, source.widths) > 4)

@@ -35,9 +35,11 @@ def source(device: str, count: int = 24) -> Ragged:
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-@pytest.mark.parametrize("name", ["v1", "v2", "v2_no_blur", "crop_flip"])
-def test_views_equal_the_readable_ones(name: str, device: str) -> None:
-    images, spec = np.arange(24), pipeline(ViewsConfig(pipeline=name, size=48))
+@pytest.mark.parametrize(
+    ("name", "solarise_p"), [("v1", 0.0), ("v2", 0.0), ("v2_no_blur", 0.0), ("crop_flip", 0.0), ("v2", 0.4)]
+)
+def test_views_equal_the_readable_ones(name: str, solarise_p: float, device: str) -> None:
+    images, spec = np.arange(24), pipeline(ViewsConfig(pipeline=name, size=48, solarise_p=solarise_p))
     there, here = source(device), source("cpu")
     for epoch in range(4):
         drawn = draw(spec, here.heights, here.widths, images, seed=1, epoch=epoch, view=0)

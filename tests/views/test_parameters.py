@@ -5,7 +5,7 @@ Seeds are fixed, so a test passes always or never; LEAST is how unlikely a sampl
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -76,6 +76,13 @@ def test_probabilities(name: str) -> None:
         assert stats.binomtest(int(happened.sum()), N, probability).pvalue > LEAST, what
 
 
+def test_solarising_leaves_every_other_draw_as_it_was() -> None:
+    without, with_it = drawn(preset("v2")), drawn(replace(preset("v2"), solarise_p=0.2))
+    assert not without.solarise.any()
+    assert stats.binomtest(int(with_it.solarise.sum()), N, 0.2).pvalue > LEAST
+    assert _equal(replace(with_it, solarise=without.solarise), without)
+
+
 @pytest.mark.parametrize("name", ["v1", "v2"])
 def test_factors_are_uniform(name: str) -> None:
     p, parameters = preset(name), drawn(preset(name))
@@ -100,9 +107,11 @@ def test_all_orders_of_the_jitter_are_as_likely() -> None:
 
 
 def test_choices_are_independent() -> None:
-    parameters = drawn(preset("v2"))
+    parameters = drawn(replace(preset("v2"), solarise_p=0.5))
     columns = [parameters.box, parameters.factors, parameters.order, parameters.sigma[:, None]]
-    columns += [choice[:, None] for choice in (parameters.jitter, parameters.grey, parameters.flip)]
+    columns += [
+        choice[:, None] for choice in (parameters.jitter, parameters.grey, parameters.flip, parameters.solarise)
+    ]
     correlation = np.corrcoef(np.concatenate(columns, axis=1, dtype=np.float64), rowvar=False)
     related = np.zeros_like(correlation, dtype=bool)
     related[:4, :4] = True  # a large box can't lie far down

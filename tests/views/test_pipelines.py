@@ -56,6 +56,7 @@ def test_a_new_preset_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (ViewsConfig(pipeline="v3"), "views.pipeline is 'v3': valid: crop_flip, v1, v2"),
         (ViewsConfig(flip_p=1.5), r"views\.flip_p is 1\.5, give a probability"),
+        (ViewsConfig(solarise_p=-0.1), r"views\.solarise_p is -0\.1, give a probability"),
         (ViewsConfig(jitter=[0.4]), r"views\.jitter has 1 numbers, give 4"),
         (ViewsConfig(jitter=[0.4, 0.4, 0.4, 0.9]), "half a turn"),
         (ViewsConfig(ratio=[2.0, 1.0]), "the smaller one first"),

@@ -135,11 +135,17 @@ def test_flip(source: Ragged) -> None:
     assert torch.equal(one, TF.hflip(other))
 
 
-@pytest.mark.parametrize("name", ["v1", "v2", "crop_flip"])
+def test_solarise(views: Tensor) -> None:
+    for some in (views, torch.full_like(views, 0.5)):
+        assert torch.equal(colour.solarise(some), TF.solarize(some, 0.5))
+
+
+@pytest.mark.parametrize(("name", "solarise_p"), [("v1", 0.0), ("v2", 0.0), ("crop_flip", 0.0), ("v2", 0.5)])
 @pytest.mark.parametrize("size", [8, 40])
-def test_whole_view(source: Ragged, images: list[np.ndarray], name: str, size: int) -> None:
+def test_whole_view(source: Ragged, images: list[np.ndarray], name: str, solarise_p: float, size: int) -> None:
     """torchvision's operations in the papers' order, told the drawn parameters."""
     p = replace(pipeline(ViewsConfig(pipeline=name, size=size)), mean=(0, 0, 0), std=(1, 1, 1), blur_sigma=(0.1, 2.0))
+    p = replace(p, solarise_p=solarise_p)
     for epoch in range(3):
         numbers, parameters = drawn(source, p, epoch)
         views = reference.apply(source, numbers, parameters, p)
@@ -161,6 +167,8 @@ def _torchvision(image: np.ndarray, parameters: Parameters, i: int, p: Pipeline)
         _, radius = reference.blur_kernels(parameters.sigma[i : i + 1], p.size)
         taps = int(2 * radius[0] + 1)
         view = TF.gaussian_blur(view, [taps, taps], [float(parameters.sigma[i])] * 2)
+    if parameters.solarise[i]:
+        view = TF.solarize(view, 0.5)
     if parameters.flip[i]:
         view = TF.hflip(view)
     return TF.normalize(view, list(p.mean), list(p.std))

@@ -58,6 +58,14 @@ class Weights:
         """Width of the embedding; None without a head."""
         return None if self.head is None else len(self.head["2.weight" if self.mlp else "weight"])
 
+    @property
+    def head_width(self) -> int | None:
+        """Width between the head's two layers; None for the backbone's own."""
+        if self.head is None or not self.mlp:
+            return None
+        width, features = self.head["0.weight"].shape
+        return None if width == features else width
+
 
 def is_head(tensors: Tensors) -> bool:
     """Whether these are the tensors of a projection head as MoCo v1 or v2 has it, under this program's names."""

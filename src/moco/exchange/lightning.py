@@ -104,5 +104,14 @@ def _rest(stored: Tensors, known: tuple[str, ...], monitors: tuple[str, ...], wh
 
 
 def _epoch(content: dict[str, Any]) -> int:
+    """Epochs done. What is stored at an epoch's end counts from 0, what is stored after the last from 1."""
+    place = content
+    for key in ("loops", "fit_loop", "epoch_progress", "current"):
+        place = place.get(key) or {}
+        if not isinstance(place, dict):
+            break
+    else:
+        if isinstance(done := place.get("processed"), int):
+            return done
     epoch = content.get("epoch")
-    return epoch + 1 if isinstance(epoch, int) else 0  # Lightning counts from 0 and stores the one that ended
+    return epoch + 1 if isinstance(epoch, int) else 0

@@ -94,7 +94,8 @@ def _config(weights: Weights, size: int | None, backbone: str | None) -> Config:
     queue = base.batch_size if weights.queue is None else len(weights.queue)
     model = replace(
         base.model, backbone=name, small_stem=small_stem, dim=weights.dim or base.model.dim, queue_size=queue,
-        mlp=weights.mlp or weights.head is None, bn_splits=1 if weights.queue is None else base.model.bn_splits,
+        mlp=weights.mlp or weights.head is None, head_width=weights.head_width,
+        bn_splits=1 if weights.queue is None else base.model.bn_splits,
     )  # fmt: skip
     sgd: dict[str, Any] = {n: value for n, value in weights.sgd.items() if n != "lr"}  # where it stands, not its peak
     train = replace(base.train, epochs=max(base.epochs, weights.epoch))

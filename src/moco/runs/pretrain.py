@@ -333,7 +333,8 @@ def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, sourc
 
 
 def _frozen(training: Training[Config], runtime: Runtime) -> Frozen:
-    views, encoder = training.config.views, cast(MoCo, training.model).encoder_q
+    config, model = training.config, cast(MoCo, training.model)
+    encoder, views = model.encoder_q if config.monitor.encoder == "query" else model.encoder_k, config.views
     return Frozen(encoder.backbone, views.size, runtime, scaling(views))
 
 

@@ -37,6 +37,11 @@ def adjust_saturation(views: Tensor, factor: Tensor) -> Tensor:
     return _blend(views, greyscale(views), factor)
 
 
+def solarise(views: Tensor) -> Tensor:
+    """What is brighter than half, inverted (BYOL, arXiv:2006.07733, appendix B)."""
+    return torch.where(views >= 0.5, 1 - views, views)
+
+
 def adjust_hue(views: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue of the HSV hexcone by `turns` (-0.5 to 0.5 of a full circle)."""
     value, low = views.amax(1), views.amin(1)

@@ -58,7 +58,7 @@ def _arrays(
     yield parameters.factors
     yield parameters.order
     first, last = (parameters.grey & (pipeline.grey_first is when) for when in (True, False))
-    yield np.column_stack([first, parameters.jitter, last, parameters.flip])
+    yield np.column_stack([first, parameters.jitter, last, parameters.flip, parameters.solarise])
     yield from _blur(parameters, pipeline.size)
     mean, std = np.array(pipeline.mean), np.array(pipeline.std)
     yield np.stack([1 / std, -mean / std]).astype(np.float32)

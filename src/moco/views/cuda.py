@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moco.console import say
 from moco.runtime import why_not_compiled
-from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale
+from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale, solarise
 from moco.views.parameters import Parameters
 from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
@@ -36,6 +36,9 @@ def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pip
     if pipeline.blur_p and parameters.sigma.max(initial=0) > 0:
         matrix = blur_matrix(source.upload(_kernels(parameters, pipeline)), pipeline.size)[:, None]
         views = matrix @ views @ matrix.transpose(-1, -2)  # after the flip: a symmetric kernel doesn't mind
+    if pipeline.solarise_p:
+        chosen = source.upload(parameters.solarise)[:, None, None, None]
+        views = torch.where(chosen, solarise(views), views)
     return normalise(views, pipeline)
 
 

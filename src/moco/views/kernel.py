@@ -67,7 +67,7 @@ def views(
             window's height and width.
         box: float64 (N, 4), top, left, height, width, counted from the window's corner.
         factors: float32 (N, 4); order: int8 (N, 4): as in `Parameters`.
-        switches: bool (N, 4), grey before the jitter, jitter, grey after it, flip.
+        switches: bool (N, 5), grey before the jitter, jitter, grey after it, flip, solarise.
         blur: float32 (N, 1 + R), weights from the centre outwards, R a multiple of 3; radius: int64 (N,), how
             many beside the centre's count, 0 for no blur; the others are 0.
         scaling: float32 (2, 3), what each channel is multiplied with, what is added then.
@@ -110,6 +110,9 @@ def _all(
         if radius[i]:
             for channel in range(3):
                 _blur(picture[channel], size, blur[i], radius[i], spare)
+        if switches[i, 4]:
+            for channel in range(3):
+                _solarise(picture[channel])
         _store(picture[0], picture[1], picture[2], scaling, out[i])
 
 
@@ -393,6 +396,13 @@ def _add_pairs(
     else:
         for i in range(out.size):
             out[i] += w1 * (a[i] + b[i]) + w2 * (c[i] + d[i]) + w3 * (e[i] + f[i])
+
+
+@compiled
+def _solarise(plane: Any) -> None:
+    """What is brighter than half, inverted: the smaller of both, as the two meet at a half."""
+    for i in range(plane.size):
+        plane[i] = min(plane[i], ONE - plane[i])
 
 
 @compiled

@@ -17,7 +17,8 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _POSITION = 2 * CROP_ATTEMPTS
 _JITTER, _FACTORS, _ORDER = _POSITION + 2, _POSITION + 3, _POSITION + 7
 _GREY, _BLUR, _SIGMA, _FLIP = _POSITION + 11, _POSITION + 12, _POSITION + 13, _POSITION + 14
-_COUNT = _POSITION + 15
+_SOLARISE = _POSITION + 15
+_COUNT = _POSITION + 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Parameters:
         order: int8 (N, 4), the order in which the four are applied.
         jitter, grey, flip: bool (N,), whether each is done.
         sigma: float32 (N,), of the blur in output pixels, 0 for none.
+        solarise: bool (N,), whether what is brighter than half is inverted.
     """
 
     box: NDArray[np.float64]
@@ -41,6 +43,7 @@ class Parameters:
     grey: NDArray[np.bool_]
     flip: NDArray[np.bool_]
     sigma: NDArray[np.float32]
+    solarise: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.box)
@@ -79,6 +82,7 @@ def draw(
         grey=u[:, _GREY] < pipeline.grey_p,
         flip=u[:, _FLIP] < pipeline.flip_p,
         sigma=sigma.astype(np.float32),
+        solarise=u[:, _SOLARISE] < pipeline.solarise_p,
     )
 
 
@@ -136,4 +140,5 @@ def centre(size: int, heights: NDArray[np.int32], widths: NDArray[np.int32]) -> 
         grey=none,
         flip=none,
         sigma=np.zeros(n, np.float32),
+        solarise=none,
     )

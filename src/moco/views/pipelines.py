@@ -25,14 +25,14 @@ IMAGENET = Scaling(IMAGENET_MEAN, IMAGENET_STD)
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One random view, in the order: crop, (grey), jitter, grey, blur, flip, normalise.
+    """One random view, in the order: crop, (grey), jitter, grey, blur, solarise, flip, normalise.
 
     Attributes:
         size: side of the view, pixels.
         scale: smallest and largest crop as a share of the area.
         ratio: narrowest and widest crop, width / height.
         jitter: largest change of brightness, contrast, saturation (factors) and hue (turns).
-        jitter_p, grey_p, blur_p, flip_p: probability of each.
+        jitter_p, grey_p, blur_p, solarise_p, flip_p: probability of each.
         grey_first: grey before the jitter (v1) instead of after it (v2).
         blur_sigma: smallest and largest sigma in pixels at `size`.
     """
@@ -46,6 +46,7 @@ class Pipeline:
     grey_first: bool = False
     blur_p: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise_p: float = 0.0
     flip_p: float = 0.5
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

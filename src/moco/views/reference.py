@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale
+from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale, solarise
 from moco.views.parameters import Parameters
 from moco.views.pipelines import Pipeline
 from moco.views.ragged import Ragged
@@ -32,6 +32,8 @@ def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pip
     if not pipeline.grey_first:
         views = _grey(views, parameters)
     views = _blur(views, parameters)
+    solarised = _on(np.flatnonzero(parameters.solarise), views)
+    views[solarised] = solarise(views[solarised])
     flipped = _on(np.flatnonzero(parameters.flip), views)
     views[flipped] = views[flipped].flip(-1)
     return normalise(views, pipeline)
