@@ -98,7 +98,8 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     """
     folder = RunDir.open(run)
     saved = folder.read_config()
-    config = saved if config is None else config
+    saved = _with_format(saved, "raw")  # before there was a choice
+    config = saved if config is None else _with_format(config, saved.store.format)
     check(config)
     differences = forbidden_changes(saved, config)
     if differences:
@@ -122,6 +123,13 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
             loop.train()
     _conclude(loop, prepared)
     return open_run(run)
+
+
+def _with_format(config: Config, decided: str) -> Config:
+    """`config` with the store's format where it leaves that open: what a run decided is never decided again."""
+    if config.store.format != "auto":
+        return config
+    return replace(config, store=replace(config.store, format=decided))  # type: ignore[arg-type]
 
 
 def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Config) -> None:
@@ -174,7 +182,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
-    config = replace(config, data=data.source)
+    config = replace(config, data=data.source, store=replace(config.store, format=data.format))
     config, decided_line = sized(config, len(data.train), runtime.device.type, splittable)
     check(config)
     for sentence in (decided_line, *advice(config, len(data.train))):
@@ -325,7 +333,7 @@ def _measure_baseline(loop: Loop, run: RunDir) -> None:
 
 def forbidden_changes(saved: Config, asked: Config) -> list[str]:
     """What of a run's configuration is asked to change and may not, in phrases."""
-    before, after = flat(saved), flat(asked)
+    before, after = flat(_with_format(saved, "raw")), flat(_with_format(asked, "raw"))
     return [
         f"{name} was {before[name]}, now {after[name]}"
         for name in before
