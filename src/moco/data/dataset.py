@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moco.config import StoreConfig
 from moco.console import progress, say
 from moco.data import cache, catalog, shapes
+from moco.data.chunks import MANIFEST, is_packed, open_chunks, options_of
 from moco.data.compressed import ENCODING
 from moco.data.folder import fingerprint, parts, scan, shape_of
 from moco.data.format import Format, decide, free_bytes, raw_bytes
@@ -81,6 +82,8 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     """
     if not spec:
         raise UserError(NO_DATA)
+    if is_packed(Path(place(spec)).expanduser()):
+        return _packed_elsewhere(spec, config, short_side)
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
     cache.touch(pixels.folder.parent)
@@ -95,6 +98,26 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     return Dataset(
         stores["train"], stores.get("val"), layout.note, source.where, layout.no_val, pixels.ranges, source.format
     )
+
+
+def _packed_elsewhere(spec: str, config: StoreConfig, short_side: int) -> Dataset:
+    """What `moco pack` wrote. Raises `UserError` where it was packed with other options than it is asked for with."""
+    folder = Path(place(spec)).expanduser()
+    found = open_chunks(folder)
+    manifest = found.manifest
+    wanted = options_of(config, short_side)
+    wrong = [f"--{name} {value}" for name, value in manifest["options"].items() if wanted.get(name) != value]
+    if wrong:
+        raise UserError(f"{printable(spec)} was packed with other options: give {' '.join(wrong)}, or pack it again")
+    if config.format == "raw":
+        raise UserError(f"{printable(spec)} is a packed store of JPEGs: leave out --store.format raw")
+    skipped = manifest["skipped"]
+    check_skipped(skipped, len(manifest["names"]) + len(skipped), config.max_bad, len(manifest["names"]) + len(skipped))
+    left_out = f" (listed in {folder / MANIFEST})" if skipped else ""
+    say(f"{len(manifest['names'])} images in the packed store, {len(skipped)} left out{left_out}")
+    splits, note = found.splits, f"packed store: {manifest['note']}"
+    where = str(folder.resolve())
+    return Dataset(splits["train"], splits.get("val"), note, where, manifest["no_val"], manifest["ranges"], "jpeg")
 
 
 def _opened(
@@ -143,6 +166,9 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
         raise UserError(NO_DATA)
     if spec == "shapes":
         return shapes.SIZES["train"], shapes.SIDE
+    if is_packed(folder := Path(place(spec)).expanduser()):
+        train = open_chunks(folder).splits["train"]
+        return len(train), int(np.median(np.minimum(train.heights, train.widths)))
     layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)
     items = layout.train.items
     sides = []

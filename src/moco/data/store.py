@@ -41,7 +41,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,16 @@ TABLES = ("offsets", "sizes", "contents")
 JPEG_TABLES = (*TABLES, "lengths")
 _CHUNK_BYTES = 2**24
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # all other `OSError`s say nothing of the files
+
+
+class Kept(Protocol):
+    """Bytes of many images: one mapped array, or several that are given out as one."""
+
+    def __getitem__(self, where: slice) -> NDArray[np.uint8]:
+        """Those of one image, uint8 (n,)."""
+
+    def __len__(self) -> int:
+        """How many in all."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +119,8 @@ class Pixels:
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
             jpeg = "encoding" in manifest
-            pixels = _mapped(folder / ("jpegs.npy" if jpeg else "pixels.npy"))
-            tables = [np.array(_mapped(folder / f"{name}.npy")) for name in (JPEG_TABLES if jpeg else TABLES)]
+            pixels = mapped(folder / ("jpegs.npy" if jpeg else "pixels.npy"))
+            tables = [np.array(mapped(folder / f"{name}.npy")) for name in (JPEG_TABLES if jpeg else TABLES)]
             offsets, sizes, contents = tables[:3]
             intact = (
                 manifest["format"] == FORMAT
@@ -150,7 +160,7 @@ class Pixels:
             labels=labels,
             names=[self.names[i] for i in images.tolist()],
             classes=classes,
-            fingerprint=fingerprint or _fingerprint(self.pixels, self.offsets[images], lengths, sizes, labels),
+            fingerprint=fingerprint or fingerprint_of(self.pixels, self.offsets[images], lengths, sizes, labels),
             jpeg=self.jpeg,
         )
         if fingerprint is None:
@@ -174,7 +184,7 @@ class Store:
         jpeg: whether the images are kept as JPEGs.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Kept
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     heights: NDArray[np.int32]
@@ -231,7 +241,7 @@ class Store:
         """`pixels` as a tensor of the same memory, which the kernel lets nobody write: only ever read it."""
         import torch
 
-        assert not self.jpeg, "there are no decoded pixels"
+        assert isinstance(self.pixels, np.ndarray) and not self.jpeg, "there are no decoded pixels"
 
         with warnings.catch_warnings():
             # torch warns that writing into it is undefined; the pages are read-only, so a write ends the process
@@ -250,9 +260,9 @@ class Store:
                 for begin, image in zip(offsets.tolist(), decoded):
                     copy[begin : begin + image.size].copy_(torch.from_numpy(image.reshape(-1)))
             return copy, offsets
-        mapped = self.tensor()
+        tensor = self.tensor()
         for first, last in runs(self.offsets, self.lengths):
-            copy[begin : begin + last - first].copy_(mapped[first:last])
+            copy[begin : begin + last - first].copy_(tensor[first:last])
             begin += last - first
         return copy, offsets
 
@@ -293,8 +303,8 @@ def resource_reason(error: OSError | MemoryError) -> str:
     return f"{error.strerror or error}{advice.get(error.errno or 0, '')}"
 
 
-def _fingerprint(
-    pixels: NDArray[np.uint8],
+def fingerprint_of(
+    pixels: Kept,
     offsets: NDArray[np.int64],
     lengths: NDArray[np.int64],
     sizes: NDArray[np.int32],
@@ -302,9 +312,13 @@ def _fingerprint(
 ) -> str:
     """SHA-256 of the images' bytes, then of offsets, sizes and labels as in a store of these images alone."""
     digest = hashlib.sha256()
-    for first, last in runs(offsets, lengths):
-        for begin in range(first, last, _CHUNK_BYTES):
-            digest.update(pixels[begin : min(begin + _CHUNK_BYTES, last)].data)
+    if isinstance(pixels, np.ndarray):
+        for first, last in runs(offsets, lengths):
+            for begin in range(first, last, _CHUNK_BYTES):
+                digest.update(pixels[begin : min(begin + _CHUNK_BYTES, last)].data)
+    else:  # chunks: what is asked for may not lie in two of them
+        for begin, length in zip(offsets.tolist(), lengths.tolist()):
+            digest.update(pixels[begin : begin + length].data)
     for table in (dense_offsets(lengths), sizes, labels):
         digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()
@@ -329,6 +343,6 @@ def _keep(table: Path, rows: NDArray[np.int64], store: Store) -> None:
         return
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def mapped(path: Path) -> NDArray[Any]:
     """The array in `path`, mapped read-only: what is read is charged to nobody, however large the file is."""
     return np.lib.format.open_memmap(path, mode="r")
