@@ -1,6 +1,6 @@
 """A store of JPEGs against one of pixels: bytes, pixel differences, reading, and the training step, in one run.
 
-    .venv/bin/python benchmarks/store_format.py --data DIR [--recipe imagenette-cpu] [--rounds 7] [--steps 3]
+    .venv/bin/python benchmarks/store_format.py --data DIR [--recipe imagenette-cpu] [--batch_size N] [--rounds 7] [--steps 3]
 
 Both stores are packed into a temporary folder (or `--cache DIR`) and training alternates between them, so that whatever
 else the machine does hits both: read the ratios.
@@ -98,13 +98,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--recipe", default="imagenette-cpu")
     parser.add_argument("--short_side", type=int)
+    parser.add_argument("--batch_size", type=int, help="default: the recipe's")
     parser.add_argument("--cache")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         store = {"cache": asked.cache or scratch, "short_side": asked.short_side}
-        config = moco.recipe(asked.recipe, data=asked.data, store=store, monitor={"baseline": False})
+        config = moco.recipe(asked.recipe, data=asked.data, store=store)
+        if asked.batch_size is not None:
+            config = replace(config, train=replace(config.train, batch_size=asked.batch_size))
         print(json.dumps(measure(config, asked.rounds, asked.steps), indent=1))
 
 

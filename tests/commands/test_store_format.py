@@ -90,7 +90,10 @@ def test_a_run_from_before_there_was_a_choice_goes_on_with_pixels(
 ) -> None:
     out = tmp_path / "run"
     stop_after(2, monkeypatch)
-    assert main(["pretrain", *SMALL, "--monitor.logistic=false", "--data", str(labelled), "--out", str(out)]) == 75
+    cache = f"--store.cache={tmp_path / 'cache'}"
+    assert (
+        main(["pretrain", *SMALL, "--monitor.logistic=false", "--data", str(labelled), cache, "--out", str(out)]) == 75
+    )
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["store"].pop("format") == "raw"
     (out / "config.yaml").write_text(yaml.safe_dump(config))
