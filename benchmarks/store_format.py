@@ -1,6 +1,6 @@
 """A store of JPEGs against one of pixels: bytes, pixel differences, reading, and the training step, in one run.
 
-    .venv/bin/python benchmarks/store_format.py --data DIR [--recipe imagenette-cpu] [--batch_size N] [--rounds 7] [--steps 3]
+    .venv/bin/python benchmarks/store_format.py --data DIR [--recipe imagenette-cpu] [--rounds 7] [--steps 3]
 
 Both stores are packed into a temporary folder (or `--cache DIR`) and training alternates between them, so that whatever
 else the machine does hits both: read the ratios.
