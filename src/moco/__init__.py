@@ -44,6 +44,7 @@ _PLACES = {
     "report": "moco.runs.report",
     "list_runs": "moco.runs.listing",
     "compare_runs": "moco.runs.listing",
+    "pack": "moco.runs.pack",
     "list_stores": "moco.runs.cache",
     "prune_stores": "moco.runs.cache",
     "submit": "moco.runs.submit",

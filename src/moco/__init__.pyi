@@ -20,6 +20,7 @@ from moco.runs.labels_options import LabelsOptions as LabelsOptions
 from moco.runs.linear import linear as linear
 from moco.runs.listing import compare_runs as compare_runs
 from moco.runs.listing import list_runs as list_runs
+from moco.runs.pack import pack as pack
 from moco.runs.pretrain import pretrain as pretrain
 from moco.runs.pretrain import resume as resume
 from moco.runs.preview import preview as preview

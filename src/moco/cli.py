@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": "a stretch of a run trained again, and compared with what it recorded",
     "report": "a page of one or several runs: curves, mistakes, a map, neighbours",
     "runs": "the runs in a folder, and what differs between two",
+    "pack": "the images of a place, packed into a store that travels",
     "cache": "the packed stores: what of, how large, how long unused",
     "embed": "the features of every image, as a file",
     "search": "the nearest images of a feature file",

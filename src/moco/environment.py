@@ -12,7 +12,17 @@ from typing import Any
 
 from moco import cgroups
 
-_PACKAGES = ("momentum-contrast", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "numba", "pillow")
+_PACKAGES = (
+    "momentum-contrast",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning-fabric",
+    "numpy",
+    "numba",
+    "pillow",
+    "simplejpeg",
+)
 GIT_S = 10.0  # seconds that git may take
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 

@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     LABEL_FOLDS = 21
     TUNE_ORDER = 22
     TUNE_VIEW = 23
+    PACK_ORDER = 30
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -260,7 +260,7 @@ from moco.config import StoreConfig
 from moco.data.dataset import open_dataset
 from moco.errors import UserError
 try:
-    open_dataset(sys.argv[1], StoreConfig(cache=sys.argv[2]), 400)
+    open_dataset(sys.argv[1], StoreConfig(cache=sys.argv[2], format="raw"), 400)
 except UserError as error:
     sys.exit(f"refused: {error}")
 """

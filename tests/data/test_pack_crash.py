@@ -14,6 +14,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.conftest import write_pictures
@@ -74,18 +75,19 @@ def pixels_of(store: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_while_packing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["raw", "jpeg"])
+def test_killed_while_packing(tmp_path: Path, format: Literal["raw", "jpeg"]) -> None:
     data, cache, quiet = tmp_path / "data", tmp_path / "cache", tmp_path / "quiet"
     for split, count in (("train", 150), ("val", 50)):
         for number, name in enumerate(("cat", "dog")):
             write_pictures(data / split / name, count, 1000 * number + (500 if split == "val" else 0))
-    expected = open_dataset(str(data), StoreConfig(cache=str(quiet)), SIDE).fingerprints
+    expected = open_dataset(str(data), StoreConfig(cache=str(quiet), format=format), SIDE).fingerprints
     pixels = {pixels_of(store) for store in named(quiet, STORE)}
     write_foreign(cache)
     before = snapshot(cache)
     partials = len(named(cache, PARTIAL))
     setup = SETUP.format(data=str(data), warm=str(tmp_path / "warm"))
-    work = f"open_dataset({str(data)!r}, StoreConfig(cache={str(cache)!r}), {SIDE})"
+    work = f"open_dataset({str(data)!r}, StoreConfig(cache={str(cache)!r}, format={format!r}), {SIDE})"
     moments, kills, left = random.Random(KILLS), 0, 0
     with worker(setup, work, dict(os.environ)) as packing:
         took = packing.attempt(60.0)
@@ -107,7 +109,9 @@ def test_killed_while_packing(tmp_path: Path) -> None:
             assert len(named(cache, PARTIAL)) - partials <= (done is None)  # and none of an earlier kill
             left += len(named(cache, PARTIAL)) - partials
             if done is not None or moments.random() < 0.5:  # else the next attempt meets what this one left
-                assert open_dataset(str(data), StoreConfig(cache=str(cache)), SIDE).fingerprints == expected
+                assert (
+                    open_dataset(str(data), StoreConfig(cache=str(cache), format=format), SIDE).fingerprints == expected
+                )
                 assert len(named(cache, PARTIAL)) == partials
             if kills == KILLS:
                 break
@@ -116,7 +120,7 @@ def test_killed_while_packing(tmp_path: Path) -> None:
     write_left(cache, f"{'f' * 20}.01234567.partial", 0, socket.gethostname(), boot)  # killed: its lock is free
     for store in named(cache, STORE):
         shutil.rmtree(store)
-    assert open_dataset(str(data), StoreConfig(cache=str(cache)), SIDE).fingerprints == expected
+    assert open_dataset(str(data), StoreConfig(cache=str(cache), format=format), SIDE).fingerprints == expected
     assert {pixels_of(store) for store in named(cache, STORE)} == pixels
     assert len(named(cache, PARTIAL)) == partials
     assert {name: content for name, content in snapshot(cache).items() if name in before} == before

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
 
 from moco.views.ragged import Ragged
-from moco.views.residency import choose
+from moco.views.residency import choose, choose_compressed
 from moco.views.staging import Staging
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -39,19 +42,64 @@ def test_a_batch_is_the_same_read_ahead_or_not(read_ahead: tuple[int, ...]) -> N
         assert (batch.heights[place], batch.widths[place]) == (host.heights[index], host.widths[index])
 
 
-def test_each_batch_is_read_once_though_the_next_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Reading:
+    """Images that note which of them were read, and that may fail."""
+
+    images: Ragged
+    bad: int = -1
+    read_ones: list[int] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+
+    @property
+    def heights(self) -> np.ndarray:
+        return self.images.heights
+
+    @property
+    def widths(self) -> np.ndarray:
+        return self.images.widths
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int, target: np.ndarray) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.read_ones.append(index)
+        if index == self.bad:
+            raise ValueError("unreadable")
+        self.images.read(index, target)
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_each_batch_is_read_once_though_the_next_is_asked_for_first(readers: int) -> None:
     """The loop's order: ahead(second), take(first), ahead(third), take(second), two views of each."""
-    staging = Staging(images(), CPU)
-    read: list[list[int]] = []
-    gather = staging._gather
-    monkeypatch.setattr(staging, "_gather", lambda batch: (read.append(batch.tolist()), gather(batch))[1])
+    host = Reading(images())
+    staging = Staging(host, CPU, readers)
     batches = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
     for batch, following in zip(batches, [*batches[1:], None]):
         if following is not None:
             staging.ahead(following)
         assert staging.take(batch) is staging.take(batch)
-    assert sorted(read) == [[0, 1], [2, 3], [4, 5]]
+    assert sorted(host.read_ones) == [0, 1, 2, 3, 4, 5]
     assert staging._coming == {}
+
+
+def test_many_readers_share_a_batch_and_give_the_same_pixels() -> None:
+    host, wanted = Reading(images(100)), np.arange(99, -1, -1)
+    alone, shared = Staging(host, CPU).take(wanted), Staging(host, CPU, 4).take(wanted)
+    assert torch.equal(alone.pixels, shared.pixels)
+    assert len(host.threads - {threading.current_thread().name}) > 1
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_what_reading_raises_comes_out_of_take(readers: int, ahead: bool) -> None:
+    staging = Staging(Reading(images(), bad=4), CPU, readers)
+    if ahead:
+        staging.ahead(np.array([3, 4]))
+    with pytest.raises(ValueError, match="unreadable"):
+        staging.take(np.array([3, 4]))
+    staging.take(np.array([3, 5]))
 
 
 @pytest.mark.parametrize(
@@ -68,3 +116,17 @@ def test_where_pixels_live(gigabytes: int, device: torch.device, gpu_free: int, 
     chosen, why = choose(gigabytes * 10**9, device, gpu_free * 10**9, host_free * 10**9)
     assert chosen == where
     assert f"{gigabytes}.0 GB" in why
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "device", "gpu_free", "where", "words"),
+    [
+        (30, GPU, 80, "device", "decoded once onto the GPU"),
+        (50, GPU, 80, "host", "one batch ahead and copied"),
+        (1, CPU, 0, "host", "decoded one batch ahead"),
+    ],
+)
+def test_where_jpegs_are_decoded(gigabytes: int, device: torch.device, gpu_free: int, where: str, words: str) -> None:
+    chosen, why = choose_compressed(10**9, gigabytes * 10**9, device, gpu_free * 10**9)
+    assert chosen == where
+    assert words in why and f"1.0 GB of JPEGs ({gigabytes}.0 GB of pixels)" in why

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from moco.config import StoreConfig
 from moco.console import progress, say
 from moco.data import cache, catalog, shapes
+from moco.data.chunks import MANIFEST, is_packed, open_chunks, options_of
+from moco.data.compressed import ENCODING
 from moco.data.folder import fingerprint, parts, scan, shape_of
+from moco.data.format import Format, decide, free_bytes, raw_bytes
 from moco.data.images import BadImage, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
 from moco.data.layout import Layout, Members, arrange
@@ -42,6 +45,7 @@ class Dataset:
         source: the absolute path that it was read from, several joined by commas; a built-in set's name.
         no_val: why there is no validation split, to be put after the data's name; "" if there is one.
         ranges: of each kind of more than 8 bits, by its name, what became black and white (`levels.Range`).
+        format: how the images are kept.
     """
 
     train: Store
@@ -50,6 +54,7 @@ class Dataset:
     source: str = ""
     no_val: str = ""
     ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: Format = "raw"
 
     @property
     def classes(self) -> list[str]:
@@ -69,17 +74,18 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     A place that wasn't touched since it was packed (names, sizes, times, inodes, and the bytes of a few files) is
     not read again; where it was, and in a new place, the bytes of all files are compared with those that a store
     of the same names and sizes was made of, and only if they differ it is packed, with a line that says so.
-    Labels and splits are not part of it. A damaged store is packed again. Of two runs that start at once, one
-    packs and the other waits. A packed store needs no write access.
+    Labels and splits are not part of it. What is packed, pixels or JPEGs, is `config.format`'s to say; `auto` takes the
+    store that is there, and else decides by the free disk, with a line. A damaged store is packed again. Of two runs
+    that start at once, one packs and the other waits.
     Raises `UserError` for anything that can't be read as a data set, for too many bad images, at every start, and
     where the cache can't be written.
     """
     if not spec:
         raise UserError(NO_DATA)
-    source = _shapes() if spec == "shapes" else _files(spec, config, short_side)
+    if is_packed(Path(place(spec)).expanduser()):
+        return _packed_elsewhere(spec, config, short_side)
     folder = cache_folder(config)
-    finder = _Finder(folder, source)
-    pixels = finder.find() or _packed(finder)
+    source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
     cache.touch(pixels.folder.parent)
     check_skipped(pixels.skipped, len(pixels), config.max_bad, len(pixels))
     say(_count_line(pixels))
@@ -89,15 +95,61 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
         for name, members in source.layout.splits.items()
     }
     layout = source.layout
-    return Dataset(stores["train"], stores.get("val"), layout.note, source.where, layout.no_val, pixels.ranges)
+    return Dataset(
+        stores["train"], stores.get("val"), layout.note, source.where, layout.no_val, pixels.ranges, source.format
+    )
+
+
+def _packed_elsewhere(spec: str, config: StoreConfig, short_side: int) -> Dataset:
+    """What `moco pack` wrote. Raises `UserError` where it was packed with other options than it is asked for with."""
+    folder = Path(place(spec)).expanduser()
+    found = open_chunks(folder)
+    manifest = found.manifest
+    wanted = options_of(config, short_side)
+    wrong = [f"--{name} {value}" for name, value in manifest["options"].items() if wanted.get(name) != value]
+    if wrong:
+        raise UserError(f"{printable(spec)} was packed with other options: give {' '.join(wrong)}, or pack it again")
+    if config.format == "raw":
+        raise UserError(f"{printable(spec)} is a packed store of JPEGs: leave out --store.format raw")
+    skipped = manifest["skipped"]
+    check_skipped(skipped, len(manifest["names"]) + len(skipped), config.max_bad, len(manifest["names"]) + len(skipped))
+    left_out = f" (listed in {folder / MANIFEST})" if skipped else ""
+    say(f"{len(manifest['names'])} images in the packed store, {len(skipped)} left out{left_out}")
+    splits, note = found.splits, f"packed store: {manifest['note']}"
+    where = str(folder.resolve())
+    return Dataset(splits["train"], splits.get("val"), note, where, manifest["no_val"], manifest["ranges"], "jpeg")
+
+
+def _opened(
+    source: Callable[[Format], _Source], folder: Path, asked: Literal["auto", "raw", "jpeg"]
+) -> tuple[_Source, Pixels]:
+    """The source in the format that was `asked` for, or is there, or suits the disk; and its pixels."""
+    formats: tuple[Format, ...] = ("raw", "jpeg") if asked == "auto" else (asked,)
+    for made in map(source, formats):
+        pixels = _Finder(folder, made).find()
+        if pixels is not None:
+            return made, pixels
+    if asked == "auto":
+        raw = source("raw")
+        try:
+            decided, why = decide(raw.raw_bytes(), free_bytes(folder), str(folder))
+        except OSError as error:
+            raise UserError(f"can't look at the disk of {folder}: {error.strerror} (give --store.cache DIR)") from error
+        if decided == "jpeg":
+            say(why)
+        formats = (decided,)
+    made = source(formats[0])
+    return made, _packed(_Finder(folder, made))
 
 
 def packed(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> Pixels | None:
-    """The store of all that `layout`, of the files that `spec` names, uses; None where they aren't packed yet.
+    """The pixels of all that `layout`, of the files that `spec` names, uses; None where they aren't packed yet.
+
+    JPEGs don't count: what is read from files mustn't depend on whether they were packed.
 
     What it holds is compared as by `open_dataset`. Raises `UserError` where a store, or the cache, can't be read.
     """
-    return _Finder(cache_folder(config), _arranged(spec, layout, config, short_side)).find()
+    return _Finder(cache_folder(config), _arranged(spec, layout, config, short_side)("raw")).find()
 
 
 def cache_folder(config: StoreConfig) -> Path:
@@ -114,6 +166,9 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
         raise UserError(NO_DATA)
     if spec == "shapes":
         return shapes.SIZES["train"], shapes.SIDE
+    if is_packed(folder := Path(place(spec)).expanduser()):
+        train = open_chunks(folder).splits["train"]
+        return len(train), int(np.median(np.minimum(train.heights, train.widths)))
     layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)
     items = layout.train.items
     sides = []
@@ -149,6 +204,8 @@ class _Source:
         items: the files to be packed.
         layout: splits of them.
         pack: writes all of them into a folder.
+        raw_bytes: about what their pixels take.
+        format: what is written.
         built_in: whether the pictures come from this program and not from files.
     """
 
@@ -160,6 +217,8 @@ class _Source:
     items: list[Item]
     layout: Layout
     pack: Callable[[Path], None]
+    raw_bytes: Callable[[], int]
+    format: Format
     built_in: bool = False
 
     def record(self, store: str) -> cache.Record:
@@ -167,29 +226,39 @@ class _Source:
         return cache.Record(self.name, store, len(self.items), self.listing)
 
 
-def _files(spec: str, config: StoreConfig, short_side: int) -> _Source:
+def _sources(spec: str, config: StoreConfig, short_side: int) -> Callable[[Format], _Source]:
+    """What `spec` names, to be kept in either format; it is listed once."""
+    if spec == "shapes":
+        return _shapes
     layout = arrange(scan(place(spec)), config.labels, config.holdout, printable(spec))
     return _arranged(spec, layout, config, short_side)
 
 
-def _arranged(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> _Source:
+def _arranged(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> Callable[[Format], _Source]:
     path, items = place(spec), layout.used
-    how = (short_side, config.range)
     ranges = Ranges(config.range, layout.pools)
     where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
-    return _Source(
-        name=printable(spec),
-        where=",".join(where),
-        place=_key(where, *how),
-        shape=_key(shape_of(items), *how),
-        listing=fingerprint(items),
-        items=items,
-        layout=layout,
-        pack=lambda folder: pack_items(folder, items, short_side, config.max_bad, ranges),
-    )
+    shape, listing = shape_of(items), fingerprint(items)
+
+    def source(format: Format) -> _Source:
+        how = (short_side, config.range, *_kept_as(format))
+        return _Source(
+            name=printable(spec),
+            where=",".join(where),
+            place=_key(where, *how),
+            shape=_key(shape, *how),
+            listing=listing,
+            items=items,
+            layout=layout,
+            pack=lambda folder: pack_items(folder, items, short_side, config.max_bad, ranges, jpeg=format == "jpeg"),
+            raw_bytes=lambda: raw_bytes(items, short_side),
+            format=format,
+        )
+
+    return source
 
 
-def _shapes() -> _Source:
+def _shapes(format: Format) -> _Source:
     counts = shapes.SIZES
     made = {
         split: Members([Item(f"{split}/{i}", Path("shapes"), 0, 0, 0) for i in range(count)], labels)
@@ -199,13 +268,22 @@ def _shapes() -> _Source:
     items = [item for members in made.values() for item in members.items]
     text = f"{counts['train']} train and {counts['val']} validation images, {len(shapes.CLASSES)} classes"
     layout = Layout(made["train"], made["val"], list(shapes.CLASSES), f"built-in shapes: {text}", [items])
-    key = _key("shapes", shapes.VERSION, counts["train"], counts["val"])
+    key = _key("shapes", shapes.VERSION, counts["train"], counts["val"], *_kept_as(format))
     numbers = [(split, i) for split, count in counts.items() for i in range(count)]
 
     def pack(folder: Path) -> None:
-        pack_arrays(folder, ((f"{split}/{i}", shapes.make_image(split, i)) for split, i in numbers))
+        drawn = ((f"{split}/{i}", shapes.make_image(split, i)) for split, i in numbers)
+        pack_arrays(folder, drawn, jpeg=format == "jpeg")
 
-    return _Source("shapes", "shapes", _key("shapes"), key, key, items, layout, pack, built_in=True)
+    return _Source(
+        "shapes", "shapes", _key("shapes", *_kept_as(format)), key, key, items, layout, pack,
+        lambda: 3 * shapes.SIDE**2 * len(items), format, built_in=True,
+    )  # fmt: skip
+
+
+def _kept_as(format: Format) -> tuple[str, ...]:
+    """What of the format belongs to a store's name; nothing for pixels: those before there was a choice are found."""
+    return () if format == "raw" else (ENCODING,)
 
 
 def _key(*what: object) -> str:

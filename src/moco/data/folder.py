@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moco.console import say
 from moco.data.census import READ_IN_PLACE, Census
+from moco.data.chunks import is_packed
 from moco.data.images import SUFFIXES
 from moco.data.item import Item, is_foreign, printable
 from moco.data.tar import scan_tar
@@ -30,6 +31,9 @@ def scan(spec: str) -> list[Item]:
     census = Census()
     for part in parts(spec):
         path = _expanded(part)
+        if is_packed(path):
+            told = "pretrain, linear, evaluate and finetune read it alone; here give the images that it was packed from"
+            raise UserError(f"--data {printable(part)} is a store that `moco pack` made: {told}")
         items += _scan_folder(path, census) if _is_folder(path, part) else _scan_archive(path, census)
     if not items:
         raise UserError(f"--data {printable(spec)}: no images there{_instead(census)}")

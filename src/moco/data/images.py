@@ -99,7 +99,7 @@ def read_picture(content: bytes, short_side: int, ranges: Callable[[Kind], Range
         else:
             image = to_rgb(_turned(loaded.image, _orientation(loaded.image)))
             about = Picture(NO_PIXELS, *loaded.size, loaded.source, ended=loaded.ended)
-        target = _scaled(image.size, short_side)
+        target = scaled_size(image.size, short_side)
         if target != image.size:
             image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
         return replace(about, pixels=np.asarray(image))
@@ -183,7 +183,7 @@ def _loaded(content: bytes, short_side: int) -> _Loaded | Deep:
     ended = not content.startswith(JPEG) or has_end(content)
     image = _opened(content if ended else _completed(content))
     about = image.size, f"{image.format} {image.mode}"
-    image.draft("RGB", _scaled(image.size, short_side))
+    image.draft("RGB", scaled_size(image.size, short_side))
     image.load()
     deep = read_png(content, _orientation(image)) or of_pillow(image, _orientation(image))
     if deep is not None:
@@ -239,7 +239,8 @@ def _eight_bits(deep: Deep, levels: Range) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Width and height in pixels of a picture of `size` once its short side is `short_side`; never enlarged."""
     width, height = size
     scale = short_side / min(width, height)
     if scale >= 1:

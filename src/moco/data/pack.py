@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.console import progress, say
+from moco.data.compressed import ENCODING, encode, smallest
 from moco.data.depth import Kind
 from moco.data.images import BadImage, Picture, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
@@ -24,7 +25,7 @@ from moco.data.levels import Range
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
-from moco.data.store import FORMAT, TABLES, digest_of, resource_reason
+from moco.data.store import FORMAT, JPEG_TABLES, TABLES, digest_of, resource_reason
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
 
@@ -42,12 +43,14 @@ class Loaded:
         digest: of its bytes, `DIGEST_BYTES` long; zeros if they couldn't be read.
         reason: why it is left out.
         unread: whether that may pass: the file couldn't be read, so nothing is known of the picture.
+        jpeg: what a store of JPEGs keeps of it.
     """
 
     picture: Picture | None
     digest: bytes = bytes(DIGEST_BYTES)
     reason: str = ""
     unread: bool = False
+    jpeg: bytes = b""
 
 
 @dataclass
@@ -95,40 +98,44 @@ class Writer:
     """Appends files to the tables of one store; `finish` makes it whole, `close` after either end."""
 
     folder: Path
+    jpeg: bool = False
     names: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     unread: list[int] = field(default_factory=list)
-    length: int = 0  # bytes of pixels
+    lengths: list[int] = field(default_factory=list)
+    length: int = 0  # bytes of pixels, or JPEGs
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
-        self._file = (self.folder / "pixels.npy").open("wb")
+        self._file = (self.folder / ("jpegs.npy" if self.jpeg else "pixels.npy")).open("wb")
         _write_header(self._file, 0)
 
     def add(self, name: str, loaded: Loaded) -> None:
         """Append one file, left out or not."""
         if loaded.picture is not None:
-            self.add_pixels(name, loaded.picture.pixels, loaded.digest)
+            pixels = loaded.picture.pixels
+            self._append(name, pixels.shape[:2], loaded.jpeg if self.jpeg else pixels.tobytes(), loaded.digest)
             return
         if loaded.unread:
             self.unread.append(len(self.names))
         self.skipped.append((name, loaded.reason))
-        self._append(name, 0, 0, loaded.digest)
+        self._append(name, (0, 0), b"", loaded.digest)
 
     def add_pixels(self, name: str, pixels: NDArray[np.uint8], digest: bytes = bytes(DIGEST_BYTES)) -> None:
         """Append one image, uint8 (H, W, 3)."""
-        self._file.write(pixels.tobytes())
-        self._append(name, pixels.shape[0], pixels.shape[1], digest)
+        self._append(name, pixels.shape[:2], encode(pixels) if self.jpeg else pixels.tobytes(), digest)
 
-    def _append(self, name: str, height: int, width: int, digest: bytes) -> None:
+    def _append(self, name: str, size: tuple[int, ...], kept: bytes, digest: bytes) -> None:
+        self._file.write(kept)
         self.names.append(name)
-        self.sizes.append((height, width))
+        self.sizes.append((size[0], size[1]))
         self.digests.append(digest)
         self.offsets.append(self.length)
-        self.length += 3 * height * width
+        self.lengths.append(len(kept))
+        self.length += len(kept)
 
     def finish(self, read: Read | None = None) -> None:
         """Write the tables and the manifest, and sync everything."""
@@ -142,13 +149,16 @@ class Writer:
             np.asarray(self.sizes, np.int32).reshape(-1, 2),
             np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, DIGEST_BYTES),
         )
-        for name, table in zip(TABLES, tables, strict=True):
+        if self.jpeg:
+            tables = (*tables, np.asarray(self.lengths, np.int64))
+        for name, table in zip(JPEG_TABLES if self.jpeg else TABLES, tables, strict=True):
             with (self.folder / f"{name}.npy").open("wb") as file:
                 np.save(file, table)
                 file.flush()
                 os.fsync(file.fileno())
         manifest = {
             "format": FORMAT,
+            **({"encoding": ENCODING} if self.jpeg else {}),
             "bytes": self.length,
             "tables": digest_of(*tables),
             "unread": self.unread,
@@ -176,9 +186,11 @@ def pack_items(
     max_bad: float,
     ranges: Ranges | None = None,
     quiet: bool = False,
+    jpeg: bool = False,
 ) -> None:
     """Decode `items` on all cores into a store at `folder`, with a progress bar and a line unless `quiet`.
 
+    The store keeps pixels, or, with `jpeg`, JPEGs of them.
     `ranges` says what becomes black and white in images of more than 8 bits; without it `items` decide.
     Bad images are skipped, counted and named once. Raises `UserError` with the list when more than the share
     `max_bad` is bad, or nothing is left, and where the machine runs out of memory or open files; `OSError` where
@@ -189,8 +201,8 @@ def pack_items(
     started = time.perf_counter()
     shown = contextlib.nullcontext() if quiet else progress("packing", len(items), "images/s")
     with (
-        contextlib.closing(Writer(folder)) as writer,
-        contextlib.closing(in_order(partial(load, short_side=short_side, ranges=ranges), items)) as decoded,
+        contextlib.closing(Writer(folder, jpeg)) as writer,
+        contextlib.closing(in_order(partial(load, short_side=short_side, ranges=ranges, jpeg=jpeg), items)) as decoded,
         without_remarks(),
         shown as bar,
     ):
@@ -216,16 +228,16 @@ def pack_items(
         say(f"{len(writer.unread)} of them couldn't be read, whatever they are: tried again at the next start")
 
 
-def pack_arrays(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:
-    """Store images that are arrays already, (name, uint8 (H, W, 3)) each."""
-    with contextlib.closing(Writer(folder)) as writer:
+def pack_arrays(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8]]], jpeg: bool = False) -> None:
+    """Store images that are arrays already, (name, uint8 (H, W, 3)) each; with `jpeg`, as JPEGs."""
+    with contextlib.closing(Writer(folder, jpeg)) as writer:
         for name, pixels in images:
             writer.add_pixels(name, pixels)
         writer.finish()
 
 
-def load(item: Item, short_side: int, ranges: Callable[[Kind], Range]) -> Loaded:
-    """The item's picture, or why there are none.
+def load(item: Item, short_side: int, ranges: Callable[[Kind], Range], jpeg: bool = False) -> Loaded:
+    """The item's picture, or why there is none; with `jpeg`, what a store of JPEGs keeps of it too.
 
     Raises `UserError` where the machine has no memory or no open file left: that says nothing of the picture.
     """
@@ -238,9 +250,14 @@ def load(item: Item, short_side: int, ranges: Callable[[Kind], Range]) -> Loaded
             raise UserError(f"{printable(item.name)} can't be read: {resource_reason(error)}") from error
         return Loaded(None, reason=error.strerror or str(error), unread=True)
     try:
-        return Loaded(read_picture(content, short_side, ranges), content_digest(content))
+        picture = read_picture(content, short_side, ranges)
     except BadImage as error:
         return Loaded(None, content_digest(content), str(error))
+    try:
+        kept = smallest(picture.pixels, content) if jpeg else b""
+    except ValueError as error:  # too long for the format
+        return Loaded(None, content_digest(content), str(error))
+    return Loaded(picture, content_digest(content), jpeg=kept)
 
 
 def check_skipped(skipped: list[tuple[str, str]], count: int, max_bad: float, seen: int) -> None:

@@ -14,11 +14,18 @@
                                                ranges   of each kind of numbers above 8 bits, what became black and
                                                         white
                                                unended  path of each JPEG that lacked its end marker
+
+    A store of JPEGs (`compressed.py`) has, instead of pixels.npy,
+    STORE/images/jpegs.npy    uint8 (bytes,)   each image as a JPEG, one after the other
+    STORE/images/lengths.npy  int64 (M,)       how many bytes each takes, 0 for a file that was left out; the fourth
+                                               of the tables
+    and in the manifest       encoding         what the JPEGs are, `compressed.ENCODING`
+
     STORE/splits/KEY.npy      int64 (N, 2)     a split: number of the image, number of its class (-1: unknown)
     STORE/splits/KEY.json                      classes  class names; empty without labels
-                                               fingerprint  SHA-256 of the split's pixels, then of the values that
-                                                            offsets, sizes and labels have in a store of this
-                                                            split alone
+                                               fingerprint  SHA-256 of the split's pixels (or JPEGs), then of the
+                                                            values that offsets, sizes and labels have in a
+                                                            store of this split alone
 
 Any program that reads numpy's format reads it: `pixels[o : o + h * w * 3].reshape(h, w, 3)`. Labels and splits are
 tables beside one set of pixels, so another `holdout` costs no decoding.
@@ -26,6 +33,7 @@ tables beside one set of pixels, so another `holdout` costs no decoding.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -33,11 +41,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.data import compressed
+from moco.data.parallel import in_order
 from moco.errors import Damaged, UserError
 from moco.files import atomic, read_json, write_json
 
@@ -46,8 +56,19 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 TABLES = ("offsets", "sizes", "contents")
+JPEG_TABLES = (*TABLES, "lengths")
 _CHUNK_BYTES = 2**24
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # all other `OSError`s say nothing of the files
+
+
+class Kept(Protocol):
+    """Bytes of many images: one mapped array, or several that are given out as one."""
+
+    def __getitem__(self, where: slice) -> NDArray[np.uint8]:
+        """Those of one image, uint8 (n,)."""
+
+    def __len__(self) -> int:
+        """How many in all."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +77,29 @@ class Pixels:
 
     Attributes:
         folder: where they are, `STORE/images`.
-        pixels: uint8 (bytes,), memory-mapped read-only; pages are shared between processes.
-        offsets: int64 (M,).
+        pixels: uint8 (bytes,), memory-mapped read-only; pages are shared between processes. Rows, or JPEGs.
+        offsets: int64 (M,), where each image begins in `pixels`.
+        lengths: int64 (M,), how many bytes it takes there.
         sizes: int32 (M, 2), height and width in pixels, 0 for a file that was left out.
         contents: uint8 (M, 16), digests of the files' bytes.
         names: paths inside the source, M of them.
         skipped: (path, reason) of each file that was left out.
         unread: numbers of those of them that couldn't be read.
         ranges: of each kind of more than 8 bits, by its name, what became black and white (`levels.Range`).
+        jpeg: whether the images are kept as JPEGs.
     """
 
     folder: Path
     pixels: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     sizes: NDArray[np.int32]
     contents: NDArray[np.uint8]
     names: list[str]
     skipped: list[tuple[str, str]]
     unread: list[int]
     ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    jpeg: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -93,19 +118,23 @@ class Pixels:
         """
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
-            pixels = _mapped(folder / "pixels.npy")
-            offsets, sizes, contents = (np.array(_mapped(folder / f"{name}.npy")) for name in TABLES)
+            jpeg = "encoding" in manifest
+            pixels = mapped(folder / ("jpegs.npy" if jpeg else "pixels.npy"))
+            tables = [np.array(mapped(folder / f"{name}.npy")) for name in (JPEG_TABLES if jpeg else TABLES)]
+            offsets, sizes, contents = tables[:3]
             intact = (
                 manifest["format"] == FORMAT
+                and manifest.get("encoding", compressed.ENCODING) == compressed.ENCODING
                 and (pixels.dtype, pixels.shape) == (np.uint8, (manifest["bytes"],))
-                and manifest["tables"] == digest_of(offsets, sizes, contents)
+                and manifest["tables"] == digest_of(*tables)
                 and len(manifest["names"]) == len(offsets)
             )
             if not intact:
                 raise ValueError("its parts don't belong together")
             skipped = [(name, reason) for name, reason in manifest["skipped"]]
             names, unread, ranges = manifest["names"], manifest["unread"], manifest["ranges"]
-            return cls(folder, pixels, offsets, sizes, contents, names, skipped, unread, ranges)
+            lengths = tables[3] if jpeg else sizes.astype(np.int64).prod(1) * 3
+            return cls(folder, pixels, offsets, lengths, sizes, contents, names, skipped, unread, ranges, jpeg)
         except (*_GONE, ValueError, EOFError, TypeError, LookupError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise Damaged(f"packed store {folder}", reason) from error
@@ -119,18 +148,20 @@ class Pixels:
         """
         key = digest_of(images, labels) + "\0".join(classes)
         key = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:20]
-        sizes = self.sizes[images]
+        sizes, lengths = self.sizes[images], self.lengths[images]
         table = self.folder.parent / "splits" / f"{key}.json"
         fingerprint = _kept_fingerprint(table)
         store = Store(
             pixels=self.pixels,
             offsets=self.offsets[images],
+            lengths=lengths,
             heights=sizes[:, 0].copy(),
             widths=sizes[:, 1].copy(),
             labels=labels,
             names=[self.names[i] for i in images.tolist()],
             classes=classes,
-            fingerprint=fingerprint or _fingerprint(self.pixels, self.offsets[images], sizes, labels),
+            fingerprint=fingerprint or fingerprint_of(self.pixels, self.offsets[images], lengths, sizes, labels),
+            jpeg=self.jpeg,
         )
         if fingerprint is None:
             _keep(table, np.stack([images, labels], 1), store)
@@ -139,26 +170,30 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Store:
-    """One split, decoded.
+    """One split, scaled and turned; decoded already, or kept as JPEGs that are decoded when they are read.
 
     Attributes:
-        pixels: uint8 (bytes,), memory-mapped read-only; other splits' images lie between this one's.
+        pixels: uint8 (bytes,), memory-mapped read-only; other splits' images lie between this one's. Rows, or JPEGs.
         offsets: int64 (N,), into `pixels`.
+        lengths: int64 (N,), bytes there.
         heights, widths: int32 (N,), in pixels.
         labels: int64 (N,), -1 where there is none.
         names: paths inside the source, N of them.
         classes: class names, empty without labels.
-        fingerprint: hex digest of this split's pixels and labels, wherever its images lie.
+        fingerprint: hex digest of this split's pixels (or JPEGs) and labels, wherever its images lie.
+        jpeg: whether the images are kept as JPEGs.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Kept
     offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     heights: NDArray[np.int32]
     widths: NDArray[np.int32]
     labels: NDArray[np.int64]
     names: list[str]
     classes: list[str]
     fingerprint: str
+    jpeg: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -170,17 +205,43 @@ class Store:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of this split's images: less than `pixels` has where there are other splits."""
+        """Bytes of this split's pixels: less than `pixels` has where there are other splits."""
         return int((self.heights.astype(np.int64) * self.widths * 3).sum())
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that this split's images take as they are kept."""
+        return int(self.lengths.sum())
+
     def image(self, index: int) -> NDArray[np.uint8]:
-        """One image, uint8 RGB (H, W, 3), a view of the mapped pixels."""
-        start, height, width = int(self.offsets[index]), int(self.heights[index]), int(self.widths[index])
-        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+        """One image, uint8 RGB (H, W, 3): a view of the mapped pixels, or what its JPEG is decoded to.
+
+        Raises `Damaged` for a JPEG that isn't what was written.
+        """
+        shape = int(self.heights[index]), int(self.widths[index]), 3
+        start, length = int(self.offsets[index]), int(self.lengths[index])
+        kept = self.pixels[start : start + length]
+        if not self.jpeg:
+            return kept.reshape(shape)
+        pixels = np.empty(shape, np.uint8)
+        try:
+            compressed.decode_into(kept, pixels)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise Damaged(
+                f"the packed image {self.names[index]!r}", f"{reason}: remove its store, `moco cache`"
+            ) from error
+        return pixels
+
+    def read(self, index: int, target: NDArray[np.uint8]) -> None:
+        """Fill `target`, uint8 (H * W * 3,), with the pixels of one image."""
+        target[:] = self.image(index).reshape(-1)
 
     def tensor(self) -> torch.Tensor:
         """`pixels` as a tensor of the same memory, which the kernel lets nobody write: only ever read it."""
         import torch
+
+        assert isinstance(self.pixels, np.ndarray) and not self.jpeg, "there are no decoded pixels"
 
         with warnings.catch_warnings():
             # torch warns that writing into it is undefined; the pages are read-only, so a write ends the process
@@ -192,19 +253,23 @@ class Store:
         """A copy of this split's images alone on `device`: uint8 (nbytes,), and where each begins, int64 (N,)."""
         import torch
 
-        mapped, begin = self.tensor(), 0
-        copy = torch.empty(self.nbytes, dtype=torch.uint8, device=device)
-        for first, last in runs(self.offsets, self.heights, self.widths):
-            copy[begin : begin + last - first].copy_(mapped[first:last])
+        copy, begin = torch.empty(self.nbytes, dtype=torch.uint8, device=device), 0
+        offsets = dense_offsets(self.heights.astype(np.int64) * self.widths * 3)
+        if self.jpeg:
+            with contextlib.closing(in_order(self.image, range(len(self)))) as decoded:
+                for begin, image in zip(offsets.tolist(), decoded):
+                    copy[begin : begin + image.size].copy_(torch.from_numpy(image.reshape(-1)))
+            return copy, offsets
+        tensor = self.tensor()
+        for first, last in runs(self.offsets, self.lengths):
+            copy[begin : begin + last - first].copy_(tensor[first:last])
             begin += last - first
-        return copy, dense_offsets(self.heights, self.widths)
+        return copy, offsets
 
 
-def runs(
-    offsets: NDArray[np.int64], heights: NDArray[np.int32], widths: NDArray[np.int32]
-) -> Iterator[tuple[int, int]]:
-    """The stretches of pixels, (first byte, byte after the last), that hold the images in their order."""
-    ends = offsets + heights.astype(np.int64) * widths * 3
+def runs(offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The stretches of bytes, (first, the one after the last), that hold the images in their order."""
+    ends = offsets + lengths
     breaks = np.flatnonzero(offsets[1:] != ends[:-1]) + 1
     firsts = [0, *breaks.tolist()] if len(offsets) else []
     lasts = [*breaks.tolist(), len(offsets)] if len(offsets) else []
@@ -212,10 +277,9 @@ def runs(
         yield int(offsets[first]), int(ends[last - 1])
 
 
-def dense_offsets(heights: NDArray[np.int32], widths: NDArray[np.int32]) -> NDArray[np.int64]:
+def dense_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where each image begins when they lie one after the other, int64 (N,)."""
-    sizes = heights.astype(np.int64) * widths * 3
-    return np.cumsum(sizes) - sizes
+    return np.cumsum(lengths) - lengths
 
 
 def digest_of(*tables: NDArray[np.generic]) -> str:
@@ -239,16 +303,23 @@ def resource_reason(error: OSError | MemoryError) -> str:
     return f"{error.strerror or error}{advice.get(error.errno or 0, '')}"
 
 
-def _fingerprint(
-    pixels: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[np.int32], labels: NDArray[np.int64]
+def fingerprint_of(
+    pixels: Kept,
+    offsets: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    labels: NDArray[np.int64],
 ) -> str:
-    """SHA-256 of the images' pixels, then of offsets, sizes and labels as in a store of these images alone."""
+    """SHA-256 of the images' bytes, then of offsets, sizes and labels as in a store of these images alone."""
     digest = hashlib.sha256()
-    heights, widths = sizes[:, 0], sizes[:, 1]
-    for first, last in runs(offsets, heights, widths):
-        for begin in range(first, last, _CHUNK_BYTES):
-            digest.update(pixels[begin : min(begin + _CHUNK_BYTES, last)].data)
-    for table in (dense_offsets(heights, widths), sizes, labels):
+    if isinstance(pixels, np.ndarray):
+        for first, last in runs(offsets, lengths):
+            for begin in range(first, last, _CHUNK_BYTES):
+                digest.update(pixels[begin : min(begin + _CHUNK_BYTES, last)].data)
+    else:  # chunks: what is asked for may not lie in two of them
+        for begin, length in zip(offsets.tolist(), lengths.tolist()):
+            digest.update(pixels[begin : begin + length].data)
+    for table in (dense_offsets(lengths), sizes, labels):
         digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()
 
@@ -272,6 +343,6 @@ def _keep(table: Path, rows: NDArray[np.int64], store: Store) -> None:
         return
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def mapped(path: Path) -> NDArray[Any]:
     """The array in `path`, mapped read-only: what is read is charged to nobody, however large the file is."""
     return np.lib.format.open_memmap(path, mode="r")

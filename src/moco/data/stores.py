@@ -18,7 +18,7 @@ _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in th
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
 # Everything that a store is made of, by folder: nothing else is ever removed.
 _WRITTEN = {
-    "images": re.compile(r"(pixels|offsets|sizes|contents|labels)\.npy|manifest\.json"),
+    "images": re.compile(r"(pixels|jpegs|offsets|lengths|sizes|contents|labels)\.npy|manifest\.json"),
     "splits": re.compile(r"[0-9a-f]{20}\.(npy|json)"),
     "train": re.compile(r"(pixels|offsets|sizes|labels|contents)\.npy|manifest\.json"),  # an earlier format
     "val": re.compile(r"(pixels|offsets|sizes|labels|contents)\.npy|manifest\.json"),

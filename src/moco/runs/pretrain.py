@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -155,7 +156,8 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     """
     folder = RunDir.open(run)
     saved = folder.read_config()
-    config = saved if config is None else config
+    saved = _with_format(saved, "raw")  # before there was a choice
+    config = saved if config is None else _with_format(config, saved.store.format)
     check(config)
     quoted = shlex.quote(os.fspath(run))
     differences = forbidden_changes(saved, config)
@@ -192,6 +194,20 @@ def _check_same_step(found: checkpoint.Found | None, runtime: Runtime) -> None:
     """All processes must go on from the same checkpoint. Raises `UserError` naming those that see another."""
     if others := runtime.differing(-1 if found is None else found.content["step"]):
         raise UserError(f"ranks {others} find other checkpoints than rank 0: is the run on a disk that all share?")
+
+
+def _check_same_images(data: Dataset, runtime: Runtime) -> None:
+    """All processes must read the same. Raises `UserError` naming those that read something else."""
+    found = zlib.crc32(repr((data.format, sorted(data.fingerprints.items()))).encode())
+    if others := runtime.differing(found):
+        raise UserError(f"ranks {others} read other images than rank 0: is --data the same on all machines?")
+
+
+def _with_format(config: Config, decided: str) -> Config:
+    """`config` with the store's format where it leaves that open: what a run decided is never decided again."""
+    if config.store.format != "auto":
+        return config
+    return replace(config, store=replace(config.store, format=decided))  # type: ignore[arg-type]
 
 
 def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Config) -> None:
@@ -248,7 +264,8 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
-    config = replace(config, data=data.source)
+    _check_same_images(data, runtime)
+    config = replace(config, data=data.source, store=replace(config.store, format=data.format))
     config, decided_line = sized(config, len(data.train), runtime.device.type, splittable, ranks.world)
     check(config)
     for sentence in (decided_line, *advice(config, len(data.train))):
@@ -436,7 +453,7 @@ def _measure_baseline(loop: Loop, run: RunDir) -> None:
 
 def forbidden_changes(saved: Config, asked: Config) -> list[str]:
     """What of a run's configuration is asked to change and may not, in phrases."""
-    before, after = flat(saved), flat(asked)
+    before, after = flat(_with_format(saved, "raw")), flat(_with_format(asked, "raw"))
     return [
         f"{name} was {before[name]}, now {after[name]}"
         for name in before

@@ -36,7 +36,7 @@ from moco.tables import Row, read_csv
 from moco.views.make import evaluation_view
 from moco.views.pipelines import IMAGENET, Scaling, scaling
 from moco.views.ragged import Ragged
-from moco.views.residency import placed
+from moco.views.residency import placed, placed_compressed
 from moco.views.source import Source
 
 Encoder = Literal["query", "key"]
@@ -159,8 +159,16 @@ def open_model(run: str | os.PathLike[str], which: str) -> tuple[Run, checkpoint
 
 def pixel_source(store: Store, device: torch.device, announce: bool = False) -> Source:
     """The split's pixels, kept where there is room for them; `announce` says where and why."""
-    mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)
-    source, why = placed(mapped, store.nbytes, device, lambda: Ragged(*store.on(device), store.heights, store.widths))
+
+    def upload() -> Ragged:
+        return Ragged(*store.on(device), store.heights, store.widths)
+
+    source: Source
+    if store.jpeg:
+        source, why = placed_compressed(store, store.stored_bytes, store.nbytes, device, upload)
+    else:
+        mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)
+        source, why = placed(mapped, store.nbytes, device, upload)
     if announce:
         say(why)
     return source

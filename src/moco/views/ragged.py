@@ -44,6 +44,11 @@ class Ragged:
         """The same images on `device`."""
         return Ragged(self.pixels.to(device), self.offsets, self.heights, self.widths)
 
+    def read(self, index: int, target: NDArray[np.uint8]) -> None:
+        """Copy one image to `target`, uint8 (H * W * 3,); the pixels are on the host."""
+        begin = int(self.offsets[index])
+        target[:] = self.pixels.numpy()[begin : begin + len(target)]
+
     def ahead(self, images: NDArray[np.int64]) -> None:
         """They are here already."""
 
