@@ -82,7 +82,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     """
     if not spec:
         raise UserError(NO_DATA)
-    if is_packed(Path(place(spec)).expanduser()):
+    if is_packed(Path(os.path.expanduser(place(spec)))):  # an unknown user is a folder that is not there
         return _packed_elsewhere(spec, config, short_side)
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
