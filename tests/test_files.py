@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moco.errors import UserError
-from moco.files import atomic, is_locked, locked, read_json, write_json, write_text
+from moco.files import atomic, expanded, is_locked, locked, read_json, write_json, write_text
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -206,3 +206,9 @@ def test_looking_whether_a_lock_is_held_makes_none_and_never_refuses_its_owner(t
             with locked(path, "busy"):
                 pass
         looking.kill()
+
+
+def test_nobodys_home_is_named() -> None:
+    assert expanded("~", "--data") == Path.home()
+    with pytest.raises(UserError, match="--recipe ~nobody-here/x: "):
+        expanded("~nobody-here/x", "--recipe")

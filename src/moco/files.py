@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from moco.errors import UserError
+from moco.errors import UserError, in_a_line
 
 GLANCE_S = 0.1  # a lock is asked for so long before it counts as held: somebody may only be looking
 
@@ -122,3 +122,11 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"no {what} at {path}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{what} {path} can't be read: {error}") from error
+
+
+def expanded(path: str, option: str) -> Path:
+    """`path` with its `~` or `~somebody` written out. Raises `UserError` naming the option for nobody's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{option} {path}: {in_a_line(error)}") from error

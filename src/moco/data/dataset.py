@@ -28,7 +28,7 @@ from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.store import FORMAT, Pixels, Store
 from moco.errors import Damaged, UserError, nearest
-from moco.files import sync_folder
+from moco.files import expanded, sync_folder
 
 NO_DATA = "no data: give --data FOLDER (or a .tar or .zip, or the built-in `shapes`)"
 SAMPLE = 16  # files whose bytes are compared at every start
@@ -82,7 +82,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     """
     if not spec:
         raise UserError(NO_DATA)
-    if is_packed(Path(os.path.expanduser(place(spec)))):  # an unknown user is a folder that is not there
+    if is_packed(expanded(place(spec), "--data")):
         return _packed_elsewhere(spec, config, short_side)
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
@@ -102,7 +102,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
 
 def _packed_elsewhere(spec: str, config: StoreConfig, short_side: int) -> Dataset:
     """What `moco pack` wrote. Raises `UserError` where it was packed with other options than it is asked for with."""
-    folder = Path(place(spec)).expanduser()
+    folder = expanded(place(spec), "--data")
     found = open_chunks(folder)
     manifest = found.manifest
     wanted = options_of(config, short_side)
@@ -154,7 +154,8 @@ def packed(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> P
 
 def cache_folder(config: StoreConfig) -> Path:
     """Where packed stores are kept: `store.cache`, else `$MOCO_CACHE`, else `~/.cache/moco`."""
-    return Path(config.cache or os.environ.get("MOCO_CACHE") or Path.home() / ".cache" / "moco").expanduser()
+    given = config.cache or os.environ.get("MOCO_CACHE") or str(Path.home() / ".cache" / "moco")
+    return expanded(given, "--store.cache")
 
 
 def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
@@ -166,7 +167,7 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
         raise UserError(NO_DATA)
     if spec == "shapes":
         return shapes.SIZES["train"], shapes.SIDE
-    if is_packed(folder := Path(place(spec)).expanduser()):
+    if is_packed(folder := expanded(place(spec), "--data")):
         train = open_chunks(folder).splits["train"]
         return len(train), int(np.median(np.minimum(train.heights, train.widths)))
     layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)

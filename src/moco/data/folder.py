@@ -15,6 +15,7 @@ from moco.data.item import Item, is_foreign, printable
 from moco.data.tar import scan_tar
 from moco.data.zip import scan_zip
 from moco.errors import UserError
+from moco.files import expanded
 
 FIRST = ("train", "training")  # of two links to one folder, the one that is kept
 NAMED = 3  # things named in one line
@@ -30,7 +31,7 @@ def scan(spec: str) -> list[Item]:
     items: list[Item] = []
     census = Census()
     for part in parts(spec):
-        path = _expanded(part)
+        path = expanded(part, "--data")
         if is_packed(path):
             told = "pretrain, linear, evaluate and finetune read it alone; here give the images that it was packed from"
             raise UserError(f"--data {printable(part)} is a store that `moco pack` made: {told}")
@@ -77,13 +78,6 @@ def _instead(census: Census) -> str:
         return f", but {count} ({names}{more}): {what}"
     found = census.summary()
     return f" (looked for {' '.join(sorted(SUFFIXES))}{f'; left out {found}' if found else ''})"
-
-
-def _expanded(part: str) -> Path:
-    try:
-        return Path(part).expanduser()
-    except RuntimeError as error:  # ~somebody who doesn't exist
-        raise UserError(f"--data {printable(part)}: {error}") from error
 
 
 def _is_folder(path: Path, part: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from moco.config import Config
 from moco.config_check import check
@@ -12,6 +11,7 @@ from moco.data.dataset import NO_DATA, place
 from moco.data.pack import listed
 from moco.data.shipping import Shipped, ship
 from moco.errors import UserError
+from moco.files import expanded
 
 
 def pack(config: Config, out: str | os.PathLike[str]) -> Shipped:
@@ -28,7 +28,7 @@ def pack(config: Config, out: str | os.PathLike[str]) -> Shipped:
         raise UserError("shapes are drawn, not read: give a folder or archives of images")
     if config.store.format == "raw":
         raise UserError("a packed store holds JPEGs: leave out --store.format raw")
-    made = ship(place(config.data), config.data, Path(out).expanduser(), config.store, config.short_side)
+    made = ship(place(config.data), config.data, expanded(os.fspath(out), "--out"), config.store, config.short_side)
     for line in made.notes:
         say(line)
     if made.skipped:

@@ -15,6 +15,7 @@ from moco.config import Config, from_dict, unknown_keys
 from moco.config_check import check
 from moco.console import Silent, listening, say
 from moco.errors import UserError, in_a_line, nearest
+from moco.files import expanded
 
 AUTO = "auto"
 
@@ -67,7 +68,7 @@ def find_recipe(name: str) -> Path:
     recipes = shipped()
     if name in recipes:
         return recipes[name]
-    path = Path(name).expanduser()
+    path = expanded(name, "--recipe")
     if path.is_file():
         return path
     raise UserError(f"no recipe {name!r}: {nearest(name, [AUTO, *recipes])} (or give a YAML file)")

@@ -25,7 +25,7 @@ from moco.embedding.nearest import best_library, nearest
 from moco.embedding.table import Table, open_table
 from moco.errors import UserError, in_a_line
 from moco.evaluators.frozen import evaluating
-from moco.files import atomic
+from moco.files import atomic, expanded
 from moco.runs.embed import escaped, model_of
 from moco.runs.trained import FrozenRun, open_frozen, ragged
 
@@ -80,10 +80,10 @@ def search(
         raise UserError(f"--k is {k}, give 1 or more" if queries else "give an image to --query")
     if out is not None and Path(out).suffix.lower() != ".png":
         raise UserError(f"--out {out}: give a name that ends in .png")
-    table = open_table(Path(index).expanduser())
+    table = open_table(expanded(os.fspath(index), "--index"))
     opened = open_frozen(run, table.about["checkpoint"], table.about["encoder"])
     _check(opened, table)
-    pictures = [_read(Path(q).expanduser(), table) for q in queries]
+    pictures = [_read(expanded(os.fspath(q), "--query"), table) for q in queries]
     features = _features(opened, pictures)
     k = min(k, table.count)
     scores, rows = nearest(features, (block.features for block in table.blocks()), k)
