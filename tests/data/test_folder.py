@@ -300,3 +300,18 @@ def test_fingerprint_sees_every_change(tmp_path: Path) -> None:
 def test_fingerprint_is_of_names_not_places() -> None:
     here, there = (Item("x/a.jpg", Path(place), 0, 7, 3) for place in ("/here", "/there"))
     assert fingerprint([here]) == fingerprint([there])
+
+
+def test_a_webdataset_shard_has_its_classes(tmp_path: Path) -> None:
+    """Beside each picture its class; a shard where one lacks it has none."""
+    members = {"0001.jpg": b"a", "0001.cls": b"7", "s/0002.left.png": b"b", "s/0002.cls": b"cat\n", "0001.json": b"{}"}
+    shard = write_tar(tmp_path / "train-000.tar", members)
+    items = scan(str(shard))
+    assert [item.name for item in items] == ["7/0001.jpg", "s/cat/0002.left.png"]
+    assert [item.read() for item in items] == [b"a", b"b"]
+    assert names(write_tar(tmp_path / "some.tar", {**members, "0003.jpg": b"c"})) == [
+        "0001.jpg", "0003.jpg", "s/0002.left.png",
+    ]  # fmt: skip
+    assert names(write_tar(tmp_path / "odd.tar", {"a.jpg": b"a", "a.cls": b"x/y"})) == ["a.jpg"]
+    both = scan(f"{shard},{write_tar(tmp_path / 'train-001.tar', {'0009.jpg': b'd', '0009.cls': b'7'})}")
+    assert [item.name for item in both] == ["7/0001.jpg", "7/0009.jpg", "s/cat/0002.left.png"]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import posixpath
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 from moco.data.census import Census
-from moco.data.item import Item, printable
+from moco.data.item import Item, ending, printable
 from moco.errors import UserError
+
+MOST_CLASS_BYTES = 200  # of a WebDataset's `.cls`: a number, or a word
 
 
 def scan_tar(path: Path, census: Census) -> list[Item]:
     """The image files in the uncompressed tar at `path`; of members with the same name the last, as tar does.
 
     A link counts as the file that it names; one that names nothing in the tar stays in the list, without
-    bytes, so that packing counts it. Raises `UserError` if `path` is no readable tar.
+    bytes, so that packing counts it. In a WebDataset shard, where beside every `KEY.jpg` there is a `KEY.cls` with its
+    class, an image is called `CLASS/KEY.jpg`. Raises `UserError` if `path` is no readable tar.
     """
     try:
         with tarfile.open(path, "r:") as archive:
@@ -26,15 +30,46 @@ def scan_tar(path: Path, census: Census) -> list[Item]:
         reason = printable(" ".join(str(error).split()))
         raise UserError(f"--data {printable(str(path))}: not a readable tar ({reason})") from error
     items: list[Item] = []
+    classes: list[Item] = []
     for name, member in members.items():
         if not (member.isreg() or member.issym() or member.islnk()):
             continue
         target = _target(name, member, members)
         where = (0, 0) if target is None else (target.offset_data, target.size)
         item = Item(name, path, *where, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
-        if census.takes(item):
+        if ending(name) == ".cls":
+            classes.append(item)
+        elif census.takes(item):
             items.append(item)
-    return items
+    labelled = _by_class(items, members, path)
+    if labelled is items:
+        for item in classes:
+            census.takes(item)  # nobody's class: left out, and counted
+    return labelled
+
+
+def _by_class(items: list[Item], members: dict[str, tarfile.TarInfo], path: Path) -> list[Item]:
+    """The items with their class as a folder, where each has one beside it; else as they are."""
+    beside = [members.get(f"{_key(item.name)}.cls") for item in items]
+    if not items or any(member is None or not member.isreg() or member.size > MOST_CLASS_BYTES for member in beside):
+        return items
+    made = []
+    with path.open("rb") as file:
+        for item, member in zip(items, beside):
+            assert member is not None
+            file.seek(member.offset_data)
+            label = clean(file.read(member.size).decode("utf-8", "replace").strip())
+            if not label or "/" in label:
+                return items
+            folder, _, base = item.name.rpartition("/")
+            made.append(replace(item, name="/".join(filter(None, (folder, label, base)))))
+    return made
+
+
+def _key(name: str) -> str:
+    """What the files of one WebDataset sample share: the path up to the first dot of its last part."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
 
 
 def clean(name: str) -> str:
