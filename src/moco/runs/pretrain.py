@@ -136,6 +136,8 @@ def _to_launch(config: Config, ranks: Ranks) -> int:
     """How many processes to start. Raises `UserError` where somebody else has started another number."""
     asked = config.runtime.devices or 1
     if ranks.world == 1:
+        if config.train.batch_size is not None:
+            Ranks(world=asked).rows(config.train.batch_size)  # divides, or is said at once
         return asked
     if asked not in (1, ranks.local_world):
         raise UserError(
