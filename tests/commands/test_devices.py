@@ -130,6 +130,7 @@ def test_what_does_not_divide_is_said(labelled: Path, tmp_path: Path, capfd: pyt
     assert not (tmp_path / "run").exists()
     assert main(["pretrain", *words, "--train.accumulate=2", "--model.bn_splits=1"]) == 2
     assert "give --model.bn_splits 2, or a multiple" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.gpu

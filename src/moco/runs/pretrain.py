@@ -284,6 +284,19 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     source = pixel_source(data.train, runtime.device, announce=True)
     guard = FiniteGuard(optimizer, runtime.device)
     sampler = Sampler(len(data.train), config.batch_size, config.seed)
+    step = MoCoStep(
+        model,
+        optimizer,
+        runtime,
+        guard,
+        config.seed,
+        config.model.symmetric,
+        _shown(config, data.train.names, runtime.device),
+        _momentum(config, sampler.steps_per_epoch),
+        config.model.bn_shuffle,
+        config.train.accumulate,
+    )
+    assert step.parts.count  # made now: what doesn't divide is said before there is a run
     training = Training(
         config=config,
         model=model,
@@ -298,18 +311,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
             config.bn_splits > 1 and config.model.bn_shuffle,
             config.model.symmetric,
         ),
-        train_step=MoCoStep(
-            model,
-            optimizer,
-            runtime,
-            guard,
-            config.seed,
-            config.model.symmetric,
-            _shown(config, data.train.names, runtime.device),
-            _momentum(config, sampler.steps_per_epoch),
-            config.model.bn_shuffle,
-            config.train.accumulate,
-        ),
+        train_step=step,
         guard=guard,
         totals=Totals(runtime.device),
     )
