@@ -129,7 +129,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
-        print(f"{name}: {stop}", file=sys.stderr)
+        if name == "moco":  # all processes of a run stop together, and one says so
+            print(f"{name}: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (TrainingFailed, FoundProblems) as failure:
         print(f"{name}: {failure}", file=sys.stderr)
