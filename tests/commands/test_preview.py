@@ -13,6 +13,7 @@ from tests.conftest import SMALL
 import moco
 from moco.cli import main
 from moco.config import ViewsConfig
+from moco.data.sampler import Batch
 from moco.data.dataset import open_dataset
 from moco.reporting.preview import GAP_PX, LEAST_PX, LINE_PX
 from moco.runs.preview import chosen, drawn_views, said, to_bytes
@@ -50,7 +51,9 @@ def test_what_is_shown_is_what_training_sees(flat: Path) -> None:
     images = chosen(len(source), config.seed, 4)
     rows = drawn_views(config, source, images, pairs=2)
     for epoch in (0, 1):
-        for view, trained in enumerate(TwoViews(source, pipeline(config.views), config.seed)(images, epoch)):
+        for view, trained in enumerate(
+            TwoViews(source, pipeline(config.views), config.seed)(Batch(images, epoch, epoch))
+        ):
             for row, pixels in zip(rows, to_bytes(trained, IMAGENET)):
                 assert (row[1 + 2 * epoch + view].pixels == pixels).all()
 

@@ -27,6 +27,7 @@ def split(name: str, seed: int, wrong: dict[int, int], strange: int | None = Non
     store = Store(
         np.zeros(3, np.uint8),
         np.zeros(count, np.int64),
+        3 * one.astype(np.int64),
         one,
         one,
         labels,

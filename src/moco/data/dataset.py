@@ -82,7 +82,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     """
     if not spec:
         raise UserError(NO_DATA)
-    if is_packed(expanded(place(spec), "--data")):
+    if spec != "shapes" and is_packed(expanded(place(spec), "--data")):
         return _packed_elsewhere(spec, config, short_side)
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
