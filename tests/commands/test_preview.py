@@ -13,8 +13,8 @@ from tests.conftest import SMALL
 import moco
 from moco.cli import main
 from moco.config import ViewsConfig
-from moco.data.sampler import Batch
 from moco.data.dataset import open_dataset
+from moco.data.sampler import Batch
 from moco.reporting.preview import GAP_PX, LEAST_PX, LINE_PX
 from moco.runs.preview import chosen, drawn_views, said, to_bytes
 from moco.runs.trained import pixel_source
