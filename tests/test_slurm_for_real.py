@@ -139,7 +139,7 @@ def test_two_processes_on_a_node_stop_and_go_on_together_as_one_would(
     go_on(pid)
     cluster.wait_for(lambda: cluster.facts(job)["Restarts"] == "1", 90, f"job {job} in the queue again")
     cluster.wait(job, "COMPLETED", 240)
-    assert log_of(tmp_path, job).count("stopped and saved at step") == 2
+    assert log_of(tmp_path, job).count("stopped and saved at step") == 1  # one speaks for both
     assert_same(run, whole)
 
 
@@ -202,6 +202,9 @@ def test_the_node_dies_with_all_that_runs_there_and_comes_back(
     cluster.kill_node(with_jobs=True)
     found = checkpoint.newest(run / "checkpoints")
     assert found is not None and found.content["step"] < 3 * EPOCHS
+    # A job that began less than 20 s ago may not have reached its node yet, so its absence there says nothing to Slurm.
+    young = ("00:00:0", "00:00:1", "00:00:20")
+    cluster.wait_for(lambda: not cluster.facts(job)["RunTime"].startswith(young), 60, "Slurm to miss the job")
     cluster.start_node()
     assert cluster.wait(job, "COMPLETED", 120)["Restarts"] == "1"
     assert "resuming at step" in log_of(tmp_path, job)

@@ -174,6 +174,8 @@ def test_a_sweep_without_slurm_goes_on_and_says_what_failed(
     config = moco.open_run(tmp_path / "sweep" / "lr=0.02").config
     assert config.optimizer.lr == 0.02
     assert changed(tmp_path / "sweep" / "lr=0.02", config) == []
+    as_typed = replace(config, store=replace(config.store, format="auto"))  # the run has decided it since
+    assert config.store.format == "raw" and changed(tmp_path / "sweep" / "lr=0.02", as_typed) == []
     other = replace(config, seed=3)
     assert changed(tmp_path / "sweep" / "lr=0.02", other) == ["seed was 0, now 3"]
     assert changed(tmp_path / "sweep" / "lr=0.02", other, {"optimizer.lr"}) == []

@@ -113,8 +113,14 @@ def changed(out: str, asked: Config, given: Collection[str] | None = None) -> li
     return [
         f"{name} was {before[name]}, now {now[name]}"
         for name in now
-        if name != "data" and now[name] is not None and now[name] != before[name] and (given is None or name in given)
+        if name != "data" and now[name] != before[name] and not _open(name, now[name])
+        if given is None or name in given
     ]
+
+
+def _open(name: str, value: Any) -> bool:
+    """Whether this leaves to the run what it is: the run has decided it, and stored what."""
+    return value is None or (name, value) == ("store.format", "auto")
 
 
 def send(jobs: Sequence[Job]) -> list[Submitted]:
