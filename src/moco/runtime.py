@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import logging
@@ -110,6 +111,7 @@ class Runtime:
         )
         with self._together("the processes of this run did not find each other"):
             fabric.launch()
+        atexit.register(_leave)
         return fabric
 
     @property
@@ -227,6 +229,15 @@ class Runtime:
         """Wait for the device, for timings."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _leave() -> None:
+    """End the process group, and wait for its threads.
+
+    One that lets go of the last tensor while the interpreter ends would end the process by SIGABRT.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _part(whole: torch.Tensor, bucket: list[torch.Tensor]) -> None:
