@@ -243,7 +243,9 @@ class RuntimeConfig:
         threads: CPU threads, of each process; default all.
         devices: processes on this machine, a GPU each (or a share of the cores); default one. torchrun and srun say it
             themselves.
-        compile: torch.compile the encoders: `default` fuses, `reduce-overhead` adds CUDA graphs, for small batches.
+        compile: torch.compile the encoders: `default` fuses kernels, `reduce-overhead` makes CUDA graphs of them.
+        cuda_graph: on one GPU, launch the whole training step as one CUDA graph where it can be: the same bits, without
+            the time to launch its kernels one by one.
     """
 
     device: str = "auto"
@@ -251,6 +253,7 @@ class RuntimeConfig:
     threads: int | None = None
     devices: int | None = None
     compile: Literal["off", "default", "reduce-overhead"] = "off"
+    cuda_graph: bool = True
 
 
 @dataclass(frozen=True)

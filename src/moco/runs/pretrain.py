@@ -295,7 +295,10 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         _momentum(config, sampler.steps_per_epoch),
         config.model.bn_shuffle,
         config.train.accumulate,
+        config.runtime.cuda_graph,
     )
+    if runtime.device.type == "cuda" and config.runtime.cuda_graph and (reason := step.why_not_recorded()):
+        say(f"steps are launched kernel by kernel, not as one CUDA graph: {reason}")
     assert step.parts.count  # made now: what doesn't divide is said before there is a run
     training = Training(
         config=config,

@@ -21,21 +21,24 @@ class FiniteGuard:
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer = optimizer
         self._bad_step = torch.full((), -1, device=device) if device.type not in ("cpu", "mps") else None
+        self._now = None if self._bad_step is None else torch.zeros_like(self._bad_step)
         self._step, self._lr = 0, 0.0
 
     def watch(self, step: int, lr: float) -> None:
         """The next loss is that of `step`, at this learning rate."""
         self._step, self._lr = step, lr
+        if self._now is not None:
+            self._now.fill_(step)
 
     def __call__(self, loss: Tensor) -> None:
         """Look at the loss. Raises `TrainingFailed` on the CPU."""
-        if self._bad_step is None:
+        if self._bad_step is None or self._now is None:
             if not math.isfinite(loss.item()):
                 self._fail(self._step)
             return
         bad = ~torch.isfinite(loss.detach())
         first = bad & (self._bad_step < 0)
-        self._bad_step = torch.where(first, torch.full_like(self._bad_step, self._step), self._bad_step)
+        self._bad_step.copy_(torch.where(first, self._now, self._bad_step))  # in its place: the step may be recorded
         found = (self._bad_step >= 0).float()
         self._optimizer.found_inf = found  # type: ignore[attr-defined]
         self._optimizer.grad_scale = torch.ones_like(found)  # type: ignore[attr-defined]

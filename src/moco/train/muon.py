@@ -87,10 +87,13 @@ class Muon(timm_muon.Muon):
         @torch.no_grad()  # each thread has a mode of its own
         def move(together: list[int]) -> None:
             made = orthogonal(torch.stack([_matrix(buffers[i]) for i in together]), rounds)
-            for i, direction in zip(together, made):
-                p = parameters[i]
-                scale = timm_muon.get_lr_scale(direction.shape, group["adjust_lr_fn"])
-                _matrix_order(p).add_(direction.view(_matrix_order(p).shape), alpha=-group["lr"] * scale)
+            moved = [_matrix_order(parameters[i]) for i in together]
+            rate = group["lr"] * timm_muon.get_lr_scale(made.shape[1:], group["adjust_lr_fn"])
+            if isinstance(rate, Tensor):  # on the device, for a recorded step
+                torch._foreach_sub_(moved, [d.view_as(p) for p, d in zip(moved, made.float() * rate)])
+                return
+            for p, direction in zip(moved, made):
+                p.add_(direction.view_as(p), alpha=-rate)
 
         ranks = ALONE if self._together is None else self._together.ranks
         owners = _owners([_cost(b) for b in buffers], ranks.world)

@@ -62,6 +62,9 @@ def lie_alike(optimizer: torch.optim.Optimizer) -> None:
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
+            if name == "step" and parameter.device.type == "cuda":  # counted there, whoever has counted it so far
+                state[name] = value.to(parameter.device)
+                continue
             alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
             if alike and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter).copy_(value)

@@ -71,15 +71,16 @@ class Parts:
         """`values` (n, ...) of all processes, in the order of their ranks."""
         return self._runtime.gather(values)
 
-    def keys(self, images: list[Tensor], order: Tensor | None, seed: int) -> list[Tensor]:
+    def keys(self, images: list[Tensor], order: Tensor | None, seed: int | None) -> list[Tensor]:
         """The keys of several times N images: float32 (N, dim) each, unit rows, no gradient, in the queries' order.
 
         `order` (N,) shuffles them between the parts. `images` are (N, 3, H, W) each, as they come; of several processes
         they are this one's share (n, 3, H, W) of the shuffled ones. `seed` is of what the network itself draws, as in
-        dropout.
+        dropout; None for one that draws nothing.
         """
         if self.whole:
-            torch.manual_seed(seed)
+            if seed is not None:
+                torch.manual_seed(seed)
             places = torch.arange(len(images[0]), device=images[0].device) if order is None else order
             with self._all_threads(), self._runtime.autocast():
                 return [self._model.keys(i, places) for i in images]
@@ -109,7 +110,7 @@ class Parts:
             return shuffled
         return [torch.empty_like(k).index_copy_(0, order, k) for k in shuffled]  # back in the queries' order
 
-    def backward(self, objective: Objective[R], queries: list[Tensor], keys: list[Tensor], seed: int) -> list[R]:
+    def backward(self, objective: Objective[R], queries: list[Tensor], keys: list[Tensor], seed: int | None) -> list[R]:
         """Put the gradient of the mean loss over the batch into the query encoder's `grad`.
 
         `objective` is asked once for each part, with the part's rows of each of `queries` (N, 3, H, W) and `keys`
@@ -144,7 +145,7 @@ class Parts:
         self._merge("encoder_q")
         return each
 
-    def _each(self, function: Callable[[int], R], seed: int, stage: int) -> list[R]:
+    def _each(self, function: Callable[[int], R], seed: int | None, stage: int) -> list[R]:
         """`function(part)` for each part: at once, or one after the other if each is to draw by itself."""
         if not self._draws and self._model.bn_splits == 1:
             with self._all_threads():
@@ -156,7 +157,8 @@ class Parts:
         before = self._runtime.ranks.rank * self.count
 
         def seeded(part: int) -> R:
-            torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, stage, before + part))
+            if seed is not None:
+                torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, stage, before + part))
             return function(part)
 
         with operations_on(1):

@@ -15,6 +15,8 @@ from moco.data.sampler import Batch
 from moco.model.moco import MoCo, info_nce
 from moco.randomness import Purpose, torch_seed
 from moco.runtime import Runtime
+from moco.train.graph import StepOnGPU
+from moco.train.muon import Muon
 from moco.train.parts import Parts
 from moco.views.make import key_order
 
@@ -44,7 +46,7 @@ def train_step(
     key_order: Tensor | None,
     symmetric: bool,
     guard: Callable[[Tensor], None],
-    seed: int = 0,
+    seed: int | None = 0,
     images: Tensor | None = None,
 ) -> StepStats:
     """Algorithm 1 of the paper, in its order.
@@ -55,7 +57,7 @@ def train_step(
         key_order: (N,) shuffle of the keys between the parts, or None.
         symmetric: each view is query and key once; the loss is the mean of both, and both keys enter the queue.
         guard: called with the loss before it reaches the weights; raises to stop.
-        seed: of what the network draws in this step (dropout).
+        seed: of what the network draws in this step (dropout); None for one that draws nothing.
         images: numbers of the batch's images, int64 (N,): keys of an image are then no negatives of it.
     """
     queries = list(views[:2]) if symmetric else [views[0]]
@@ -98,6 +100,7 @@ class MoCoStep:
         momentum: of the key encoder at a step; default: the model's own throughout.
         shuffle: the keys between the batch-norm parts.
         accumulate: so many pieces of the batch go through the encoders one after the other.
+        record: on a GPU, whether steps are replayed as one CUDA graph where they can be.
     """
 
     model: MoCo
@@ -110,6 +113,7 @@ class MoCoStep:
     momentum: Callable[[int], float] | None = None
     shuffle: bool = True
     accumulate: int = 1
+    record: bool = True
 
     @cached_property
     def parts(self) -> Parts:
@@ -128,6 +132,30 @@ class MoCoStep:
         if self.model.bn_splits > 1 and self.shuffle:
             order = self._on_device(key_order(len(batch), self.seed, batch.step))
         seed = torch_seed(self.seed, Purpose.DROPOUT, batch.step)
+        if self.runtime.device.type != "cuda":
+            return self._computed(seed, order, shown, *views)
+        return StepStats(*self._on_gpu(seed, order, shown, *views).unbind())
+
+    def why_not_recorded(self) -> str:
+        """Why the step can't be one CUDA graph, in a phrase; empty where it can."""
+        if self.momentum is not None:
+            return "model.momentum_end moves the momentum"
+        if not isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW | Muon):
+            return "optimizer.name lars keeps its rates on the host"
+        if self.runtime.ranks.world > 1:
+            return "several processes meet in it"
+        if self.runtime.compile_mode == "reduce-overhead":
+            return "runtime.compile reduce-overhead makes graphs of its own"
+        return ""
+
+    @cached_property
+    def _on_gpu(self) -> StepOnGPU:
+        def seen(seed: int | None, order: Tensor | None, shown: Tensor | None, *views: Tensor) -> Tensor:
+            return torch.stack([*vars(self._computed(seed, order, shown, *views)).values()])
+
+        return StepOnGPU(seen, self.model, self.optimizer, self.record and not self.why_not_recorded())
+
+    def _computed(self, seed: int | None, order: Tensor | None, shown: Tensor | None, *views: Tensor) -> StepStats:
         return train_step(self.parts, self.model, self.optimizer, views, order, self.symmetric, self.guard, seed, shown)
 
     def _on_device(self, numbers: NDArray[np.int64]) -> Tensor:
