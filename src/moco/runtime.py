@@ -84,7 +84,8 @@ class Runtime:
                 self._control = torch.distributed.new_group(backend="gloo")  # words that the GPUs needn't wait for
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resume to the same bits
-            torch.backends.cudnn.allow_tf32 = True  # convolutions; views and logits stay in full float32
+            torch.backends.cudnn.allow_tf32 = True  # convolutions
+            torch.backends.cuda.matmul.allow_tf32 = False  # views, logits and Muon's rounds are in full float32
 
     def _joined(self) -> Fabric:
         """Fabric with this process's place; several processes have found each other then."""

@@ -114,3 +114,26 @@ def test_what_a_file_laid_otherwise_meets_its_own_weights() -> None:
     second.load_state_dict({**state, "state": rows})
     lie_alike(second)
     assert all(torch.equal(a, b) for a, b in zip(steps(kept, first, 1, first=1), steps(read, second, 1, first=1)))
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")],
+        ),
+    ],
+)
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("shape", [(64, 576), (512, 512), (300, 40)])
+def test_no_singular_value_becomes_large(shape: tuple[int, int], decay: float, device: str) -> None:
+    """Gradients' singular values fall over many orders of magnitude; rounded to bf16 some came out as 10^7."""
+    rank = min(shape)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(side, rank, generator=generator))[0] for side in shape)
+    matrix = (left * torch.arange(1, rank + 1).float() ** -decay) @ right.T
+    made = orthogonal(matrix[None].to(device), ROUNDS)[0].cpu()
+    assert torch.linalg.svdvals(made).max() < 1.3
+    assert torch.linalg.svdvals(orthogonal(matrix[None].bfloat16().to(device), ROUNDS)[0].cpu()).max() < 1.3

@@ -185,3 +185,23 @@ def test_without_a_compiler_the_colours_are_the_same_and_a_line_says_so(
         assert cuda.colours_on(torch.device("cpu")) is cuda.colour_and_flip
     cuda.colours_on.cache_clear()
     assert capsys.readouterr().err.count("no g++") == 1
+
+
+def test_the_training_shape_alone_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each further shape would be compiled anew, which took minutes at an epoch's end."""
+    compiled: list[torch.Size] = []
+
+    def compile(function: Any, dynamic: bool) -> Any:
+        def run(views: torch.Tensor, table: torch.Tensor, grey_first: bool) -> torch.Tensor:
+            compiled.append(views.shape)
+            return function(views, table, grey_first)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(cuda, "why_not_compiled", lambda device: "")
+    colours = cuda.colours_on.__wrapped__(torch.device("cpu"))
+    for count in (4, 2, 4, 3):
+        made = colours(torch.rand(count, 3, 8, 8), torch.zeros(count, 11), False)
+        assert made.shape == (count, 3, 8, 8)
+    assert [shape[0] for shape in compiled] == [4, 4]

@@ -45,8 +45,8 @@ class Together(Protocol):
 class Muon(timm_muon.Muon):
     """timm's `Muon` in its "flatten" mode; groups with `use_fallback` take its AdamW.
 
-    On the CPU matrices are orthogonalised in float32, on `workers`; on CUDA in bf16, those of a shape together. Of
-    several processes each moves some of them and tells the others.
+    Matrices are orthogonalised in float32: on the CPU on `workers`, on CUDA those of a shape together. Of several
+    processes each moves some of them and tells the others.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Muon(timm_muon.Muon):
             moved = [_matrix_order(parameters[i]) for i in together]
             rate = group["lr"] * timm_muon.get_lr_scale(made.shape[1:], group["adjust_lr_fn"])
             if isinstance(rate, Tensor):  # on the device, for a recorded step
-                torch._foreach_sub_(moved, [d.view_as(p) for p, d in zip(moved, made.float() * rate)])
+                torch._foreach_sub_(moved, [d.view_as(p) for p, d in zip(moved, made * rate)])
                 return
             for p, direction in zip(moved, made):
                 p.add_(direction.view_as(p), alpha=-rate)
@@ -119,14 +119,16 @@ class Muon(timm_muon.Muon):
 def orthogonal(matrices: Tensor, rounds: list[Round]) -> Tensor:
     """The Newton-Schulz rounds X <- (a + b X X^T + c (X X^T)^2) X of each of `matrices` (B, m, n), after X / |X|.
 
-    Their singular values go near to 1. Computed and returned in float32 on the CPU, in bf16 on CUDA.
+    Their singular values go near to 1. Computed and returned in float32, which the rounds need as they are here: a Gram
+    matrix that is rounded to bf16 has negative eigenvalues, and each round multiplies those (a gradient whose singular
+    values fall like 1/k came out with some of 700, and nothing was learnt).
     """
-    x = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
+    x = matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_(min=EPS)
-    gram = (x @ x.mT).float()  # (B, m, m); all that follows commutes with it
+    gram = x @ x.mT  # (B, m, m); all that follows commutes with it
     product = None
     for number, (a, b, c) in enumerate(rounds, 1):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -135,7 +137,7 @@ def orthogonal(matrices: Tensor, rounds: list[Round]) -> Tensor:
         if number < len(rounds):
             gram = factor @ (factor @ gram)
     assert product is not None
-    x = product.to(x.dtype) @ x
+    x = product @ x
     return x.mT if tall else x
 
 

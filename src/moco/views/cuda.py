@@ -60,11 +60,23 @@ def colour_and_flip(views: Tensor, table: Tensor, grey_first: bool) -> Tensor:
 
 @cache
 def colours_on(device: torch.device) -> Callable[[Tensor, Tensor, bool], Tensor]:
-    """`colour_and_flip` as one graph of fused kernels, not some two hundred passes, where it can be compiled."""
+    """`colour_and_flip` as one graph of fused kernels, not some two hundred passes, where it can be compiled.
+
+    It is compiled for the first shape that comes, the training's: for each further one (the monitors' batches and their
+    last, shorter ones) it would be compiled again, which takes minutes and saves milliseconds.
+    """
     if complaint := why_not_compiled(device):
         say(f"the views' colours are not compiled into one pass, which is slower: {complaint}")
         return colour_and_flip
-    return torch.compile(colour_and_flip, dynamic=False)
+    compiled = torch.compile(colour_and_flip, dynamic=False)
+    shapes: list[torch.Size] = []
+
+    def colours(views: Tensor, table: Tensor, grey_first: bool) -> Tensor:
+        if not shapes:
+            shapes.append(views.shape)
+        return (compiled if views.shape == shapes[0] else colour_and_flip)(views, table, grey_first)
+
+    return colours
 
 
 def _table(parameters: Parameters) -> NDArray[np.float32]:
