@@ -67,3 +67,28 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_pictures(root / "train" / name, 12, 100 * c)
         write_pictures(root / "val" / name, 5, 100 * c + 50)
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    """Host and port of a real server that speaks S3, with a bucket called `bucket`."""
+    import logging
+    import urllib.request
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request otherwise
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT"))
+    yield host, port
+    running.stop()
+
+
+def use_s3(monkeypatch: pytest.MonkeyPatch, host: str, port: int) -> None:
+    """Let s3:// be the server there, as a person's environment says it; tries follow each other at once."""
+    values = {"ENDPOINT_URL": f"http://{host}:{port}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    for name, value in {**values, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr("moco.data.remote.FIRST_PAUSE_S", 0.01)

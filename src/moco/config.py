@@ -31,6 +31,9 @@ class StoreConfig:
         format: `raw` keeps pixels; `jpeg` keeps JPEGs (quality 95, or the file itself where that is smaller and gives
             the same pixels), decoded by threads one batch ahead, for a fifth or less of the bytes; `auto` takes what is
             packed already, else raw unless it would take more than half of the free disk, and says so.
+        window: an epoch goes through a packed store (`moco pack`) so many chunks at a time, in an order of its own;
+            default: all images are shuffled together.
+        remote_gb: of a packed store that lies elsewhere (s3://...), so many GB are kept in the cache at once.
     """
 
     cache: str | None = None
@@ -40,6 +43,8 @@ class StoreConfig:
     max_bad: float = 0.01
     range: str = "auto"
     format: Literal["auto", "raw", "jpeg"] = "auto"
+    window: int | None = None
+    remote_gb: float = 50.0
 
 
 @dataclass(frozen=True)

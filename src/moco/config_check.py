@@ -15,9 +15,16 @@ _AT_LEAST_ONE = (
     "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
     "checkpoint.every_epochs", "checkpoint.keep", "checkpoint.keep_every_epochs", "store.short_side",
     "monitor.every_epochs", "runtime.threads", "runtime.devices", "train.accumulate",
-    "model.head_layers", "model.head_width",
+    "model.head_layers", "model.head_width", "store.window",
 )  # fmt: skip
-_POSITIVE = ("model.temperature", "optimizer.lr", "optimizer.vector_lr", "monitor.knn_temperature", "schedule.gamma")
+_POSITIVE = (
+    "model.temperature",
+    "optimizer.lr",
+    "optimizer.vector_lr",
+    "monitor.knn_temperature",
+    "schedule.gamma",
+    "store.remote_gb",
+)
 _NOT_NEGATIVE = (
     "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes", "seed",
 )  # fmt: skip

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     TUNE_ORDER = 22
     TUNE_VIEW = 23
     PACK_ORDER = 30
+    CHUNK_ORDER = 31
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

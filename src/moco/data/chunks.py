@@ -6,6 +6,7 @@
                              encoding  what the JPEGs are, `compressed.ENCODING`
                              options   short_side, labels, holdout, range: what it was packed with
                              chunks    bytes of each chunk file
+                             digests   SHA-256 of each
                              tables    SHA-256 of the values of offsets, lengths, sizes and labels
                              splits    images of each split, the training split first; and their fingerprints
                              classes, names, skipped, ranges, note, no_val
@@ -22,6 +23,7 @@ fair sample of a split.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -34,7 +36,7 @@ from numpy.typing import NDArray
 
 from moco.config import StoreConfig
 from moco.data.compressed import ENCODING
-from moco.data.store import Store, digest_of, fingerprint_of, mapped, resource_reason
+from moco.data.store import Kept, Store, digest_of, fingerprint_of, mapped, resource_reason
 from moco.errors import Damaged, UserError
 from moco.files import sync_folder, write_json
 
@@ -48,21 +50,25 @@ _WRITTEN = re.compile(r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|\.\
 
 
 class Chunks:
-    """Chunk files as one array of bytes, mapped read-only; `chunks[a:b]` is a view, within one of them."""
+    """Chunk files as one array of bytes, mapped read-only; `chunks[a:b]` is a view, within one of them.
+
+    Attributes:
+        begins: int64 (chunks + 1,), where each begins, and the end.
+    """
 
     def __init__(self, files: list[Path]) -> None:
         """`files` in their order, none of them empty. Raises `OSError` where one can't be mapped."""
         self.files = files
         self._arrays = [np.memmap(path, np.uint8, "r") for path in files]
-        self._begins = np.cumsum([0, *(len(array) for array in self._arrays)])
+        self.begins = np.cumsum([0, *(len(array) for array in self._arrays)])
 
     def __len__(self) -> int:
         """Bytes in all."""
-        return int(self._begins[-1])
+        return int(self.begins[-1])
 
     def __getitem__(self, where: slice) -> NDArray[np.uint8]:
-        chunk = int(np.searchsorted(self._begins, where.start, "right")) - 1
-        begin = int(self._begins[chunk])
+        chunk = int(np.searchsorted(self.begins, where.start, "right")) - 1
+        begin = int(self.begins[chunk])
         return self._arrays[chunk][where.start - begin : where.stop - begin]
 
 
@@ -72,7 +78,9 @@ class ChunkWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.chunks: list[int] = []
+        self.digests: list[str] = []
         self._file: Any = None
+        self._digest = hashlib.sha256()
 
     def add(self, jpeg: bytes) -> int:
         """Append one image: where it begins in the chunks laid end to end."""
@@ -83,6 +91,7 @@ class ChunkWriter:
             self.chunks.append(0)
         begin = sum(self.chunks)
         self._file.write(jpeg)
+        self._digest.update(jpeg)
         self.chunks[-1] += len(jpeg)
         return begin
 
@@ -92,6 +101,8 @@ class ChunkWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self.close()
+            self.digests.append(self._digest.hexdigest())
+            self._digest = hashlib.sha256()
 
     def close(self) -> None:
         """Close the file that is being written."""
@@ -126,7 +137,7 @@ class Contents:
         """The tables by name, in the order of `TABLES`."""
         return {name: getattr(self, name) for name in TABLES}
 
-    def finish(self, folder: Path, chunks: list[int]) -> dict[str, str]:
+    def finish(self, folder: Path, chunks: list[int], digests: list[str]) -> dict[str, str]:
         """Write the tables, then the manifest: the store is whole. Returns the splits' fingerprints."""
         for name, table in self.tables.items():
             with (folder / f"{name}.npy").open("wb") as file:
@@ -143,6 +154,7 @@ class Contents:
             "format": FORMAT,
             "encoding": ENCODING,
             "chunks": chunks,
+            "digests": digests,
             "tables": digest_of(*self.tables.values()),
             "splits": self.splits,
             "fingerprints": found,
@@ -170,12 +182,23 @@ def open_chunks(folder: Path) -> Opened:
         raise UserError(f"the packed store {folder} isn't finished: run the `moco pack` that began it again")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        chunks = Chunks([folder / chunk_name(n) for n in range(len(manifest["chunks"]))])
+        if [path.stat().st_size for path in chunks.files] != manifest["chunks"]:
+            raise ValueError("its parts don't belong together")
+    except (FileNotFoundError, ValueError, EOFError, TypeError, LookupError) as error:
+        raise _damaged(folder, error) from error
+    except (OSError, MemoryError) as error:
+        raise UserError(f"the packed store {folder} can't be read: {resource_reason(error)}") from error
+    return open_tables(folder, manifest, chunks)
+
+
+def open_tables(folder: Path, manifest: dict[str, Any], chunks: Kept) -> Opened:
+    """The splits that `manifest` and the tables in `folder` make of `chunks`. Raises as `open_chunks`."""
+    try:
         if (manifest["format"], manifest["encoding"]) != (FORMAT, ENCODING):
             raise UserError(f"the packed store {folder} was made by another version of moco: pack it again")
         offsets, lengths, sizes, labels = (np.array(mapped(folder / f"{name}.npy")) for name in TABLES)
-        chunks = Chunks([folder / chunk_name(n) for n in range(len(manifest["chunks"]))])
-        found = [path.stat().st_size for path in chunks.files]
-        if found != manifest["chunks"] or manifest["tables"] != digest_of(offsets, lengths, sizes, labels):
+        if manifest["tables"] != digest_of(offsets, lengths, sizes, labels):
             raise ValueError("its parts don't belong together")
         splits = {}
         for name, rows in rows_of(manifest["splits"]).items():
@@ -184,11 +207,15 @@ def open_chunks(folder: Path) -> Opened:
                 manifest["names"][rows], manifest["classes"], manifest["fingerprints"][name], jpeg=True,
             )  # fmt: skip
     except (FileNotFoundError, ValueError, EOFError, TypeError, LookupError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise Damaged(f"the packed store {folder}", reason) from error
+        raise _damaged(folder, error) from error
     except (OSError, MemoryError) as error:
         raise UserError(f"the packed store {folder} can't be read: {resource_reason(error)}") from error
     return Opened(splits, manifest)
+
+
+def _damaged(folder: Path, error: Exception) -> Damaged:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return Damaged(f"the packed store {folder}", reason)
 
 
 def options_of(config: StoreConfig, short_side: int) -> dict[str, object]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moco.config import StoreConfig
 from moco.console import progress, say
 from moco.data import cache, catalog, shapes
-from moco.data.chunks import MANIFEST, is_packed, open_chunks, options_of
+from moco.data.chunks import MANIFEST, Opened, is_packed, open_chunks, options_of
 from moco.data.compressed import ENCODING
 from moco.data.folder import fingerprint, parts, scan, shape_of
 from moco.data.format import Format, decide, free_bytes, raw_bytes
@@ -26,6 +26,7 @@ from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
+from moco.data.remote import is_remote, open_remote
 from moco.data.store import FORMAT, Pixels, Store
 from moco.errors import Damaged, UserError, nearest
 from moco.files import expanded, sync_folder
@@ -82,8 +83,15 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     """
     if not spec:
         raise UserError(NO_DATA)
-    if spec != "shapes" and is_packed(expanded(place(spec), "--data")):
-        return _packed_elsewhere(spec, config, short_side)
+    if is_remote(spec):
+        found = open_remote(spec, cache_folder(config), config.remote_gb, config.window)
+        return _packed_elsewhere(spec, spec, found, config, short_side)
+    if spec != "shapes" and is_packed(packed := expanded(place(spec), "--data")):
+        return _packed_elsewhere(spec, str(packed.resolve()), open_chunks(packed), config, short_side)
+    if config.window is not None:
+        raise UserError(
+            "store.window is for packed stores of chunk files: pack the images first (moco pack), or leave it out"
+        )
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
     cache.touch(pixels.folder.parent)
@@ -100,10 +108,8 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     )
 
 
-def _packed_elsewhere(spec: str, config: StoreConfig, short_side: int) -> Dataset:
+def _packed_elsewhere(spec: str, where: str, found: Opened, config: StoreConfig, short_side: int) -> Dataset:
     """What `moco pack` wrote. Raises `UserError` where it was packed with other options than it is asked for with."""
-    folder = expanded(place(spec), "--data")
-    found = open_chunks(folder)
     manifest = found.manifest
     wanted = options_of(config, short_side)
     wrong = [f"--{name} {value}" for name, value in manifest["options"].items() if wanted.get(name) != value]
@@ -113,10 +119,9 @@ def _packed_elsewhere(spec: str, config: StoreConfig, short_side: int) -> Datase
         raise UserError(f"{printable(spec)} is a packed store of JPEGs: leave out --store.format raw")
     skipped = manifest["skipped"]
     check_skipped(skipped, len(manifest["names"]) + len(skipped), config.max_bad, len(manifest["names"]) + len(skipped))
-    left_out = f" (listed in {folder / MANIFEST})" if skipped else ""
+    left_out = f" (listed in {MANIFEST} there)" if skipped else ""
     say(f"{len(manifest['names'])} images in the packed store, {len(skipped)} left out{left_out}")
     splits, note = found.splits, f"packed store: {manifest['note']}"
-    where = str(folder.resolve())
     return Dataset(splits["train"], splits.get("val"), note, where, manifest["no_val"], manifest["ranges"], "jpeg")
 
 

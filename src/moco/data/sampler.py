@@ -30,6 +30,35 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """An epoch goes through a packed store some chunks at a time, for stores that aren't all at hand.
+
+    The chunks are shuffled anew each epoch, and so are the images of each window of them. Within its chunk an image has
+    been shuffled once, when it was packed: the more chunks in a window, the nearer to a shuffle of all images.
+
+    Attributes:
+        chunk_of: the chunk of each image, int64 (N,).
+        size: chunks in a window.
+    """
+
+    chunk_of: NDArray[np.int64]
+    size: int
+
+    def chunks(self, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+        """The chunks of each window of `epoch`, in its order."""
+        present = np.unique(self.chunk_of)
+        shuffled = present[permutation(len(present), seed, Purpose.CHUNK_ORDER, epoch)]
+        return [shuffled[first : first + self.size] for first in range(0, len(shuffled), self.size)]
+
+    def of_images(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The window of each image in `epoch`, int64 (N,)."""
+        window = np.zeros(int(self.chunk_of.max()) + 1, np.int64)
+        for number, chunks in enumerate(self.chunks(seed, epoch)):
+            window[chunks] = number
+        return window[self.chunk_of]
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Batches of an epoch. The last, incomplete batch is left out (batch-norm and the queue want full ones).
 
@@ -37,11 +66,13 @@ class Sampler:
         count: images in the training split.
         batch_size: images a step.
         seed: of the permutations.
+        windows: how an epoch goes through a store that isn't all at hand; None: in one permutation.
     """
 
     count: int
     batch_size: int
     seed: int
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size > self.count:
@@ -57,4 +88,7 @@ class Sampler:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The images of `epoch` by step, int64 (steps_per_epoch, batch_size)."""
         shuffled = permutation(self.count, self.seed, Purpose.ORDER, epoch)
+        if self.windows is not None:
+            window = self.windows.of_images(self.seed, epoch)
+            shuffled = shuffled[np.argsort(window[shuffled], kind="stable")]
         return shuffled[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)

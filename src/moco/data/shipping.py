@@ -112,7 +112,7 @@ def _written(layout: Layout, folder: Path, config: StoreConfig, short_side: int)
             "ranges": read.as_dict()["ranges"], "note": layout.note, "no_val": layout.no_val,
         },
     )  # fmt: skip
-    found = contents.finish(folder, writer.chunks)
+    found = contents.finish(folder, writer.chunks, writer.digests)
     return Shipped(contents.splits, sum(writer.chunks), len(writer.chunks), found, sorted(skipped), read.lines())
 
 

@@ -13,15 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from moco import checkpoint
 from moco.config import Config, from_dict
 from moco.config_check import check, flat
 from moco.console import percent, say
+from moco.data.chunks import Chunks
 from moco.data.dataset import Dataset, open_dataset
 from moco.data.duplicates import read_groups, shown_by
-from moco.data.sampler import Sampler
+from moco.data.remote import RemoteChunks
+from moco.data.sampler import Sampler, Windows
+from moco.data.store import Store
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen
@@ -52,7 +56,8 @@ from moco.train.parts import arithmetic
 from moco.train.schedule import momentum
 from moco.train.state import Totals
 from moco.train.step import MoCoStep
-from moco.train.training import Training
+from moco.train.training import MakeViews, Training
+from moco.train.windows import InWindows
 from moco.views.make import TwoViews
 from moco.views.pipelines import pipeline, scaling
 from moco.views.source import Source
@@ -68,6 +73,7 @@ MAY_CHANGE = (
     "runtime.",
     "store.cache",
     "store.max_bad",
+    "store.remote_gb",
 )
 _RESUME = "moco pretrain --resume"
 # The keys of `baseline.json`, and how a line calls them.
@@ -283,7 +289,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     ranks.rows(config.batch_size)  # divides, or raises
     source = pixel_source(data.train, runtime.device, announce=True)
     guard = FiniteGuard(optimizer, runtime.device)
-    sampler = Sampler(len(data.train), config.batch_size, config.seed)
+    sampler = Sampler(len(data.train), config.batch_size, config.seed, _windows(data.train, config.store.window))
     step = MoCoStep(
         model,
         optimizer,
@@ -300,20 +306,21 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     if runtime.device.type == "cuda" and config.runtime.cuda_graph and (reason := step.why_not_recorded()):
         say(f"steps are launched kernel by kernel, not as one CUDA graph: {reason}")
     assert step.parts.count  # made now: what doesn't divide is said before there is a run
+    views = TwoViews(
+        source,
+        pipeline(config.views),
+        config.seed,
+        runtime.workers,
+        ranks,
+        config.bn_splits > 1 and config.model.bn_shuffle,
+        config.model.symmetric,
+    )
     training = Training(
         config=config,
         model=model,
         optimizer=optimizer,
         sampler=sampler,
-        views=TwoViews(
-            source,
-            pipeline(config.views),
-            config.seed,
-            runtime.workers,
-            ranks,
-            config.bn_splits > 1 and config.model.bn_shuffle,
-            config.model.symmetric,
-        ),
+        views=_in_windows(views, sampler, data.train),
         train_step=step,
         guard=guard,
         totals=Totals(runtime.device),
@@ -325,6 +332,20 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
+
+
+def _windows(store: Store, size: int | None) -> Windows | None:
+    if size is None:
+        return None
+    assert isinstance(store.pixels, Chunks | RemoteChunks), "nothing else is opened with store.window"
+    return Windows(np.searchsorted(store.pixels.begins, store.offsets, "right") - 1, size)
+
+
+def _in_windows(views: TwoViews, sampler: Sampler, store: Store) -> MakeViews:
+    """`views`, which have what they need fetched in time where the store lies elsewhere."""
+    if sampler.windows is None or not isinstance(store.pixels, RemoteChunks):
+        return views
+    return InWindows(views, sampler, store.pixels.want)
 
 
 def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, source: Source) -> Monitors:

@@ -1,0 +1,254 @@
+"""A packed store that lies elsewhere: `--data s3://bucket/store`, or gs://, az://, https://.
+
+The manifest and the tables are fetched at the start. Chunk files are fetched when their images are wanted, each once,
+into a folder of the cache:
+
+    CACHE/remote-KEY/.moco-remote.json   who made it, and what it is a copy of; KEY is a digest of URL and manifest
+    CACHE/remote-KEY/...                 files of the store, with the names that they have there (`chunks.py`)
+    CACHE/remote-KEY/fetch-00.lock ...   held while a file is fetched: processes share the folder
+
+Where the whole store is allowed in the cache (`store.remote_gb`) it fills as the training goes, and the second epoch is
+that of a local store. A larger one is trained on in windows (`store.window`): the chunks of this window and the next
+are fetched, and those used longest ago leave. Images outside the windows, as a monitor wants them, are read one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.data.chunks import MANIFEST, TABLES, Opened, chunk_name, open_tables
+from moco.errors import Damaged, UserError, in_a_line
+from moco.files import atomic, locked, write_json, write_text
+
+MARKER = ".moco-remote.json"
+PIECE_BYTES = 2**23  # asked for at a time: what is cut off is asked for again, piece by piece
+TRIES, FIRST_PAUSE_S = 6, 0.25  # the pauses double: 8 s in all
+FETCHERS = 4
+_LOCKS = 64
+_CHUNK = re.compile(r"chunk-\d{6}\.bin")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
+
+
+def is_remote(spec: str) -> bool:
+    """Whether `--data` names a place that isn't a file of this machine."""
+    return _URL.match(spec) is not None
+
+
+class Place:
+    """Files below a URL. Credentials and endpoint are the environment's, as the cloud's own tools read them."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `UserError` where obstore isn't installed, or takes no such URL."""
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError:
+            raise UserError(f"--data {url} needs obstore: pip install 'momentum-contrast[remote]'") from None
+        self.url = url.rstrip("/")
+        self._get = obstore.get
+        self._range = obstore.get_range
+        self._errors = (obstore.exceptions.BaseError, OSError, ValueError)
+        try:
+            self._store = from_url(
+                self.url,
+                client_options={"connect_timeout": "10s", "timeout": "120s", "allow_http": True},
+                retry_config={"max_retries": 0},  # `_again` does
+            )
+        except self._errors as error:
+            raise UserError(f"--data {url}: {in_a_line(error)}") from error
+
+    def whole(self, name: str) -> bytes:
+        """All of a small file. Raises `UserError` where it can't be had."""
+        return self._again(name, lambda: bytes(self._get(self._store, name).bytes()))
+
+    def part(self, name: str, begin: int, end: int) -> bytes:
+        """Bytes `begin` up to `end` of a file. Raises `UserError` where they can't be had."""
+
+        def once() -> bytes:
+            found = bytes(self._range(self._store, name, start=begin, end=end))
+            if len(found) != end - begin:
+                raise OSError(f"{len(found)} bytes came where {end - begin} were asked for")
+            return found
+
+        return self._again(name, once)
+
+    def _again(self, name: str, once: Callable[[], bytes]) -> bytes:
+        for attempt in range(TRIES):
+            try:
+                return once()
+            except FileNotFoundError as error:
+                raise UserError(f"{self.url} is no packed store: it has no {name} (`moco pack` makes one)") from error
+            except self._errors as error:
+                if attempt == TRIES - 1:
+                    said = in_a_line(error)
+                    raise UserError(f"can't read {self.url}/{name}: {said[:200]} ({TRIES} tries)") from error
+                time.sleep(FIRST_PAUSE_S * 2**attempt)
+        raise AssertionError
+
+
+class RemoteChunks:
+    """The chunks of a store at a `Place` as one array of bytes; those that are here take `limit_bytes` at most.
+
+    Attributes:
+        whole: whether all of them are allowed here.
+    """
+
+    def __init__(self, place: Place, folder: Path, sizes: list[int], digests: list[str], limit_bytes: int) -> None:
+        self._place, self._folder, self._sizes, self._digests = place, folder, sizes, digests
+        self._limit = limit_bytes
+        self.whole = sum(sizes) <= limit_bytes
+        self.begins = np.cumsum([0, *sizes])
+        self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="moco-fetch")
+        self._lock = threading.Lock()  # of the two below
+        self._here: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._wanted: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Bytes in all."""
+        return int(self.begins[-1])
+
+    def __getitem__(self, where: slice) -> NDArray[np.uint8]:
+        """Of one image. Raises `UserError` where it can't be fetched or kept."""
+        number = int(np.searchsorted(self.begins, where.start, "right")) - 1
+        begin = int(self.begins[number])
+        coming = self._here.get(number)
+        if coming is None and (self.whole or number in self._wanted):
+            coming = self._begun(number)
+        if coming is not None:
+            return self._result(number, coming)[where.start - begin : where.stop - begin]
+        found = self._place.part(chunk_name(number), where.start - begin, where.stop - begin)
+        return np.frombuffer(found, np.uint8)
+
+    def want(self, chunks: Iterable[int]) -> None:
+        """These come next, in this order: begin to fetch what isn't here; all others may leave."""
+        wanted = tuple(chunks)
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        for number in wanted:
+            self._begun(number)
+
+    def _begun(self, number: int) -> Future[NDArray[np.uint8]]:
+        with self._lock:
+            coming = self._here.get(number)
+            if coming is None:
+                coming = self._here[number] = self._pool.submit(self._fetched, number)
+            return coming
+
+    def _result(self, number: int, coming: Future[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        try:
+            return coming.result()
+        except BaseException:
+            with self._lock:  # the next one that wants it tries again
+                if self._here.get(number) is coming:
+                    del self._here[number]
+            raise
+
+    def _fetched(self, number: int) -> NDArray[np.uint8]:
+        """The chunk, mapped; fetched unless this process or another one has it here."""
+        path = self._folder / chunk_name(number)
+        with locked(self._folder / f"fetch-{number % _LOCKS:02d}.lock", "", wait=lambda _: None):
+            if not (path.exists() and path.stat().st_size == self._sizes[number]):
+                self._make_room(number)
+                self._fetch(number, path)
+            os.utime(path)  # used now
+            return np.memmap(path, np.uint8, "r")
+
+    def _fetch(self, number: int, path: Path) -> None:
+        size, digest = self._sizes[number], hashlib.sha256()
+        try:
+            with atomic(path) as file:
+                for begin in range(0, size, PIECE_BYTES):
+                    piece = self._place.part(path.name, begin, min(begin + PIECE_BYTES, size))
+                    digest.update(piece)
+                    file.write(piece)
+                if digest.hexdigest() != self._digests[number]:
+                    raise Damaged(f"{self._place.url}/{path.name}", "its bytes aren't those that were packed")
+        except UserError as error:
+            if isinstance(error.__cause__, OSError) and str(error).startswith("can't write"):
+                raise UserError(f"{error}: lower --store.remote_gb, or give --store.cache DIR elsewhere") from error
+            raise
+
+    def _make_room(self, number: int) -> None:
+        """Remove the chunks that were used longest ago, until this one finds room; none that is wanted now."""
+        files = []
+        for path in self._folder.iterdir():
+            if _CHUNK.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # another process was faster
+                    state = path.stat()
+                    files.append((state.st_mtime_ns, state.st_size, path))
+        room = self._limit - self._sizes[number] - sum(size for _, size, _ in files)
+        kept = {chunk_name(n) for n in self._wanted}
+        for _, size, path in sorted(files):
+            if room >= 0:
+                return
+            if path.name in kept:
+                continue
+            path.unlink(missing_ok=True)
+            room += size
+            with self._lock:
+                self._here.pop(int(path.stem.partition("-")[2]), None)
+
+
+def open_remote(url: str, cache: Path, limit_gb: float, window: int | None) -> Opened:
+    """Open the packed store at `url`: its tables are copied into `cache`, its chunks come when they are wanted.
+
+    Raises `UserError` where it can't be read or isn't one, and where it is larger than `limit_gb` and no `window` (in
+    chunks) says how to go through it, or two windows don't fit; `Damaged` where its parts don't belong together.
+    """
+    place = Place(url)
+    content = place.whole(MANIFEST)
+    try:
+        manifest = json.loads(content)
+        sizes, digests = manifest["chunks"], manifest["digests"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{url} wasn't packed by this version of moco: pack it again ({error!r})") from error
+    limit = int(limit_gb * 1e9)
+    _check_limit(url, sizes, limit, window)
+    key = hashlib.sha256(place.url.encode() + b"\0" + content).hexdigest()[:20]
+    folder = cache / f"remote-{key}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't make {folder}: {error.strerror or error} (give --store.cache DIR)") from error
+    with locked(folder / "fetch-00.lock", "", wait=lambda _: None):
+        if not (folder / MARKER).exists():
+            write_json(folder / MARKER, {"program": "moco", "url": place.url})
+        for name in (f"{table}.npy" for table in TABLES):
+            if not (folder / name).exists():
+                table = place.whole(name)
+                with atomic(folder / name) as file:
+                    file.write(table)
+        write_text(folder / MANIFEST, content.decode())
+    try:
+        return open_tables(folder, manifest, RemoteChunks(place, folder, sizes, digests, limit))
+    except Damaged:
+        for name in TABLES:  # the next start fetches them again
+            (folder / f"{name}.npy").unlink(missing_ok=True)
+        raise
+
+
+def _check_limit(url: str, sizes: list[int], limit: int, window: int | None) -> None:
+    total, largest = sum(sizes), max(sizes)
+    if total <= limit:
+        return
+    room = limit // (2 * largest)
+    what = f"{url} has {total / 1e9:.1f} GB, and --store.remote_gb allows {limit / 1e9:g} here"
+    if room < 1:
+        raise UserError(f"{what}: two of its chunks don't fit, give {4 * largest / 1e9:.2g} or more")
+    if window is None:
+        raise UserError(f"{what}: give more, or --store.window {room} to go through it in windows of {room} chunks")
+    if window > room:
+        raise UserError(f"{what}: two windows of {window} chunks don't fit, give --store.window {room} or less")

@@ -1,0 +1,45 @@
+"""Views of batches whose images lie in a packed store that isn't all at hand: what comes next is fetched meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import numpy as np
+
+from moco.data.sampler import Batch, Sampler
+from moco.train.training import MakeViews, Views
+
+
+class InWindows:
+    """Makes views as `views` does, and says by `want` which chunks are needed: this window's, and the next one's."""
+
+    def __init__(self, views: MakeViews, sampler: Sampler, want: Callable[[Iterable[int]], None]) -> None:
+        self._views, self._sampler, self._want = views, sampler, want
+        self._epoch = -1
+        self._wanted: list[list[int]] = []  # of each window of that epoch
+        self._ends: list[int] = []  # images up to the end of each
+
+    def __call__(self, batch: Batch) -> Views:
+        """The views of `batch`. Raises `UserError` where a chunk can't be fetched or kept."""
+        self._want(self.chunks(batch))
+        return self._views(batch)
+
+    def ahead(self, batch: Batch) -> None:
+        """`batch` comes next; its chunks have been on their way since its window's predecessor began."""
+        self._views.ahead(batch)
+
+    def chunks(self, batch: Batch) -> list[int]:
+        """Those of the window that `batch` begins in, and then of the following one, be it the next epoch's first."""
+        if batch.epoch != self._epoch:
+            self._plan(batch.epoch)
+        first = (batch.step - batch.epoch * self._sampler.steps_per_epoch) * self._sampler.batch_size
+        return self._wanted[int(np.searchsorted(self._ends, first, "right"))]
+
+    def _plan(self, epoch: int) -> None:
+        sampler, windows = self._sampler, self._sampler.windows
+        assert windows is not None
+        order = [*windows.chunks(sampler.seed, epoch), windows.chunks(sampler.seed, epoch + 1)[0]]
+        self._wanted = [[*now.tolist(), *later.tolist()] for now, later in pairwise(order)]
+        self._ends = np.cumsum(np.bincount(windows.of_images(sampler.seed, epoch))).tolist()
+        self._epoch = epoch
