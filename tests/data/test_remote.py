@@ -21,6 +21,7 @@ from moco.data.remote import RemoteChunks
 from moco.data.sampler import Sampler, Windows
 from moco.data.shipping import ship
 from moco.errors import Damaged, UserError
+from moco.runs.cache import list_stores, prune_stores
 
 SIDE, CHUNK = 32, 10_000
 URL = "s3://bucket/store"
@@ -244,3 +245,18 @@ def test_an_order_in_windows_is_a_permutation_and_goes_chunk_by_chunk(size: int)
 def test_windows_are_for_packed_stores(labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"store\.window is for packed stores"):
         opened(labelled, tmp_path, window=2)
+
+
+def test_the_cache_shows_and_prunes_what_was_fetched_and_nothing_else(there: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert_same_images(opened(URL, cache), opened(there, cache))
+    (shown,) = list_stores(cache)
+    assert shown.sources == [URL] and shown.images == 34 and shown.ours and shown.disk_bytes > 5 * CHUNK
+    (Path(shown.path) / "notes.txt").write_text("mine")
+    pruned = prune_stores(cache, everything=True)
+    assert "1 files that aren't moco's (notes.txt)" in pruned.notes[0]
+    assert sorted(path.name for path in Path(shown.path).iterdir()) == [".moco-store.json", "notes.txt"]
+    (Path(shown.path) / "notes.txt").unlink()
+    prune_stores(cache, everything=True)
+    assert list_stores(cache) == []
+    assert_same_images(opened(URL, cache), opened(there, cache))

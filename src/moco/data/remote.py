@@ -3,9 +3,9 @@
 The manifest and the tables are fetched at the start. Chunk files are fetched when their images are wanted, each once,
 into a folder of the cache:
 
-    CACHE/remote-KEY/.moco-remote.json   who made it, and what it is a copy of; KEY is a digest of URL and manifest
-    CACHE/remote-KEY/...                 files of the store, with the names that they have there (`chunks.py`)
-    CACHE/remote-KEY/fetch-00.lock ...   held while a file is fetched: processes share the folder
+    CACHE/remote-KEY/.moco-store.json   who made it, and what it is a copy of; KEY is a digest of URL and manifest
+    CACHE/remote-KEY/...                files of the store, with the names that they have there (`chunks.py`)
+    CACHE/remote-KEY/fetch-00.lock ...  held while a file is fetched: processes share the folder
 
 Where the whole store is allowed in the cache (`store.remote_gb`) it fills as the training goes, and the second epoch is
 that of a local store. A larger one is trained on in windows (`store.window`): the chunks of this window and the next
@@ -28,11 +28,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.data import cache
 from moco.data.chunks import MANIFEST, TABLES, Opened, chunk_name, open_tables
 from moco.errors import Damaged, UserError, in_a_line
 from moco.files import atomic, locked, write_json, write_text
 
-MARKER = ".moco-remote.json"
 PIECE_BYTES = 2**23  # asked for at a time: what is cut off is asked for again, piece by piece
 TRIES, FIRST_PAUSE_S = 6, 0.25  # the pauses double: 8 s in all
 FETCHERS = 4
@@ -202,8 +202,9 @@ class RemoteChunks:
                 self._here.pop(int(path.stem.partition("-")[2]), None)
 
 
-def open_remote(url: str, cache: Path, limit_gb: float, window: int | None) -> Opened:
-    """Open the packed store at `url`: its tables are copied into `cache`, its chunks come when they are wanted.
+def open_remote(url: str, place_of_copies: Path, limit_gb: float, window: int | None) -> Opened:
+    """Open the packed store at `url`: its tables are copied below the folder given, its chunks come when
+    they are wanted.
 
     Raises `UserError` where it can't be read or isn't one, and where it is larger than `limit_gb` and no `window` (in
     chunks) says how to go through it, or two windows don't fit; `Damaged` where its parts don't belong together.
@@ -218,14 +219,15 @@ def open_remote(url: str, cache: Path, limit_gb: float, window: int | None) -> O
     limit = int(limit_gb * 1e9)
     _check_limit(url, sizes, limit, window)
     key = hashlib.sha256(place.url.encode() + b"\0" + content).hexdigest()[:20]
-    folder = cache / f"remote-{key}"
+    folder = place_of_copies / f"remote-{key}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"can't make {folder}: {error.strerror or error} (give --store.cache DIR)") from error
     with locked(folder / "fetch-00.lock", "", wait=lambda _: None):
-        if not (folder / MARKER).exists():
-            write_json(folder / MARKER, {"program": "moco", "url": place.url})
+        if not (folder / cache.MARKER).exists():
+            write_json(folder / cache.MARKER, {"program": "moco", "url": place.url})
+        cache.touch(folder)
         for name in (f"{table}.npy" for table in TABLES):
             if not (folder / name).exists():
                 table = place.whole(name)

@@ -15,6 +15,8 @@ from moco.errors import UserError, in_a_line
 from moco.files import locked
 
 _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in the name: an earlier format
+_REMOTE = re.compile(r"remote-[0-9a-f]{20}")  # what was fetched of a packed store elsewhere
+_FETCHED = re.compile(r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|moco-packed\.json|fetch-\d\d\.lock")
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
 # Everything that a store is made of, by folder: nothing else is ever removed.
 _WRITTEN = {
@@ -63,7 +65,7 @@ def stores_in(folder: Path) -> list[PackedStore]:
     found = [
         _store(path, [source for source, name in sources if name == path.name])
         for path in folder.iterdir()
-        if _STORE.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        if (_STORE.fullmatch(path.name) or _REMOTE.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
     ]
     return sorted(found, key=lambda store: (-store.used_s, store.path))
 
@@ -75,9 +77,10 @@ def remove(store: PackedStore) -> str:
     """
     path = Path(store.path)
     form = _STORE.fullmatch(path.name)
-    if form is None or not cache.is_ours(path):
+    if not (form or _REMOTE.fullmatch(path.name)) or not cache.is_ours(path):
         raise UserError(f"{path} has no marker of moco's: it is left alone")
-    with locked(path.parent / f"{form[1]}.lock", f"{path} is left alone: a run is packing the same data"):
+    lock = path.parent / f"{form[1] if form else path.name}.lock"
+    with locked(lock, f"{path} is left alone: a run is packing the same data"):
         try:
             foreign = [*_remove_files(path)]
             if not foreign:
@@ -94,7 +97,7 @@ def remove(store: PackedStore) -> str:
 def _remove_files(path: Path) -> Iterator[str]:
     """Remove the files that a store has; yields those that it hasn't."""
     for inside in sorted(path.iterdir()):
-        if inside.name == cache.MARKER:
+        if inside.name == cache.MARKER or (_REMOTE.fullmatch(path.name) and _gone(inside, _FETCHED)):
             continue
         form = _WRITTEN.get(inside.name)
         if form is None or inside.is_symlink() or not inside.is_dir():
@@ -116,8 +119,12 @@ def _gone(entry: Path, form: re.Pattern[str]) -> bool:
 
 
 def _store(path: Path, sources: Sequence[str]) -> PackedStore:
+    remote = _REMOTE.fullmatch(path.name) is not None
     try:
-        images = len(json.loads((path / "images" / "manifest.json").read_bytes())["names"])
+        manifest = path / ("moco-packed.json" if remote else "images/manifest.json")
+        images = len(json.loads(manifest.read_bytes())["names"])
+        if remote:
+            sources = [json.loads((path / cache.MARKER).read_bytes())["url"]]
     except (OSError, ValueError, LookupError, TypeError):  # of an earlier format, or damaged: shown without
         images = None
     files = [entry for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()]
