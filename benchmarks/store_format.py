@@ -1,9 +1,10 @@
 """A store of JPEGs against one of pixels: bytes, pixel differences, reading, and the training step, in one run.
 
-    .venv/bin/python benchmarks/store_format.py --data DIR [--recipe imagenette-cpu] [--rounds 7] [--steps 3]
+    .venv/bin/python benchmarks/store_format.py --data DIR [--recipe imagenette-cpu] [--rounds 7] [--steps 3] [--s3]
 
-Both stores are packed into a temporary folder (or `--cache DIR`) and training alternates between them, so that whatever
-else the machine does hits both: read the ratios.
+The stores are packed into a temporary folder (or `--cache DIR`) and training alternates between them, so that whatever
+else the machine does hits all: read the ratios. `--s3` adds the JPEGs as chunk files, here and on an S3 server that
+runs on this machine, whose chunks have all been fetched before (the time for that is told too).
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
+import os
 import statistics
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import moco
 from moco.config import Config
+from moco.data.remote import RemoteChunks
 from moco.data.store import Store
 from moco.environment import describe
 from moco.runs.pretrain import Prepared, prepare
@@ -53,22 +60,52 @@ def stepping(prepared: Prepared, steps: int) -> Callable[[], None]:
     training.model.train()
     batches = itertools.cycle(training.sampler.order(0))
     coming = [next(batches)]
-    training.views.ahead(coming[0])
+    training.ahead(coming[0])
 
     def run() -> None:
         for _ in range(steps):
             images, coming[0] = coming[0], next(batches)
-            training.views.ahead(coming[0])
+            training.ahead(coming[0])
             training.step(images)
         prepared.runtime.synchronize()
 
     return run
 
 
-def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
+def on_s3(config: Config, scratch: Path) -> tuple[dict[str, Prepared], float]:
+    """The same images as chunk files here and on an S3 server; and the seconds to fetch all of them from there."""
+    import obstore
+    from moto.server import ThreadedMotoServer
+    from obstore.store import from_url
+
+    moco.pack(config, scratch / "packed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {"ENDPOINT_URL": f"http://{host}:{port}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    os.environ |= {f"AWS_{n}": v for n, v in {**values, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items()}
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bench", method="PUT"))
+    for path in (scratch / "packed").iterdir():
+        obstore.put(from_url("s3://bench/store"), path.name, path.read_bytes())
+    made = {"chunks": prepare(replace(config, data=str(scratch / "packed")))}
+    made["s3"] = prepare(replace(config, data="s3://bench/store"))
+    pixels = made["s3"].data.train.pixels
+    assert isinstance(pixels, RemoteChunks)
+    began = time.perf_counter()
+    for begin in pixels.begins[:-1].tolist():
+        pixels[begin : begin + 1]
+    return made, time.perf_counter() - began
+
+
+def measure(config: Config, rounds: int, steps: int, s3: bool, scratch: Path) -> dict[str, Any]:
     prepared = {
         format: prepare(replace(config, store=replace(config.store, format=format))) for format in ("raw", "jpeg")
     }
+    fetched_s = None
+    if s3:
+        more, fetched_s = on_s3(config, scratch)
+        prepared |= more
     stores = {format: made.data.train for format, made in prepared.items()}
     batch = prepared["raw"].config.batch_size
     reading = np.arange(batch)
@@ -88,8 +125,19 @@ def measure(config: Config, rounds: int, steps: int) -> dict[str, Any]:
         "bytes_ratio": stores["jpeg"].stored_bytes / stores["raw"].stored_bytes,
         "pixels": differences(stores["raw"], stores["jpeg"]),
         "samples_per_s": {s.name: round(statistics.median(rate[s.name] for rate in rates), 1) for s in subjects},
+        **({} if fetched_s is None else told_of_s3(rates, fetched_s, stores["s3"].stored_bytes)),
         "step_ratio": round(statistics.median(ratios), 3),
         "step_ratio_by_round": [round(ratio, 3) for ratio in ratios],
+    }
+
+
+def told_of_s3(rates: list[dict[str, float]], fetched_s: float, stored_bytes: int) -> dict[str, Any]:
+    ratios = [rate["s3"] / rate["chunks"] for rate in rates]
+    return {
+        "fetched_s": round(fetched_s, 2),
+        "train_bytes_there": stored_bytes,
+        "s3_to_chunks": round(statistics.median(ratios), 3),
+        "s3_to_chunks_by_round": [round(ratio, 3) for ratio in ratios],
     }
 
 
@@ -102,13 +150,14 @@ def main() -> None:
     parser.add_argument("--cache")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--s3", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         store = {"cache": asked.cache or scratch, "short_side": asked.short_side}
         config = moco.recipe(asked.recipe, data=asked.data, store=store)
         if asked.batch_size is not None:
             config = replace(config, train=replace(config.train, batch_size=asked.batch_size))
-        print(json.dumps(measure(config, asked.rounds, asked.steps), indent=1))
+        print(json.dumps(measure(config, asked.rounds, asked.steps, asked.s3, Path(scratch)), indent=1))
 
 
 if __name__ == "__main__":

@@ -251,6 +251,8 @@ class RuntimeConfig:
         compile: torch.compile the encoders: `default` fuses kernels, `reduce-overhead` makes CUDA graphs of them.
         cuda_graph: on one GPU, launch the whole training step as one CUDA graph where it can be: the same bits, without
             the time to launch its kernels one by one.
+        checkpoint_activations: keep the inputs alone of the query encoder's blocks and compute the rest again in the
+            backward pass: the same bits, a fraction of the memory, a third more time.
     """
 
     device: str = "auto"
@@ -259,6 +261,7 @@ class RuntimeConfig:
     devices: int | None = None
     compile: Literal["off", "default", "reduce-overhead"] = "off"
     cuda_graph: bool = True
+    checkpoint_activations: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from moco.files import read_json, write_json
 from moco.launch import launch
 from moco.model.backbone import check_backbone
 from moco.model.moco import MoCo
+from moco.model.recompute import recompute_blocks
 from moco.randomness import Purpose, torch_seed
 from moco.ranks import ALONE, Ranks
 from moco.ranks import found as found_ranks
@@ -283,6 +284,8 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     model = build_model(config)
     if start is not None:
         begin_from(model, start, config)
+    if config.runtime.checkpoint_activations:
+        recompute_blocks(model.encoder_q.backbone)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     optimizer = build_optimizer(model, config.optimizer, runtime.workers, runtime)
