@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def test_there_is_nothing_that_no_test_runs() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
-        "features_of_a_folder.py", "finetune_with_few_labels.py", "first_steps.ipynb",
+        "features_of_a_folder.py", "finetune_with_few_labels.py", "first_steps.ipynb", "imagenette.sh",
     }  # fmt: skip
 
 
@@ -70,6 +71,23 @@ def test_finetune_with_few_labels(started: Callable[..., list[str]], run: moco.R
     assert "standard deviation" in more[0] and "standard deviation" not in lines[0]
     first = [re.search(r"\(([\d.]+)", line) for line in (lines[1], more[1])]
     assert first[0] and first[1] and first[0][1] == first[1][1]
+
+
+def test_the_chain_from_images_to_a_tested_backbone(labelled: Path, tmp_path: Path) -> None:
+    """In one go; begun again it passes over what is done."""
+    out = tmp_path / "run"
+    words = ["sh", str(EXAMPLES / "imagenette.sh"), str(labelled), str(out), "folder-cpu"]
+    words += [f"--{name}={value}" for name, value in {**TINY, "runtime.device": "cpu"}.items()]
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    first = subprocess.run(words, env=path, check=False, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert (out / "report.html").is_file() and "% of" in first.stdout
+    written = (out / "linear" / "result.json").stat().st_mtime_ns
+    again = subprocess.run(words, env=path, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (out / "linear" / "result.json").stat().st_mtime_ns == written
+    wrong = subprocess.run(words[:3], env=path, check=False, capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("usage: ")
 
 
 @pytest.mark.slow

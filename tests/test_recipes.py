@@ -95,8 +95,8 @@ def test_continued_pretraining_starts_from_the_weights_more_gently(labelled: Pat
 
 
 # What the headers are held to.
-COUNTS = {"imagenette": 9469, "imagenette-cpu": 9469, "cifar10": 50_000, "shapes": 5000, "imagenet-v1": 1_281_167,
-          "imagenet-v2": 1_281_167}  # fmt: skip
+COUNTS = {"imagenette": 9469, "imagenette-cpu": 9469, "imagenette-best": 9469, "cifar10": 50_000, "shapes": 5000,
+          "imagenet-v1": 1_281_167, "imagenet-v2": 1_281_167}  # fmt: skip
 IMAGENET_PIXELS = (375, 500)  # of most of its photographs, height and width
 
 

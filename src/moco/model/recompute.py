@@ -45,7 +45,7 @@ def recompute_blocks(network: nn.Module) -> int:
     if not found:
         raise UserError("runtime.checkpoint_activations: this backbone has no sequence of blocks, leave it out")
     for block in found:
-        block.__class__ = _recomputed(type(block))  # type: ignore[assignment, arg-type]
+        block.__class__ = _recomputed(type(block))  # type: ignore[arg-type]
     return len(found)
 
 
