@@ -103,4 +103,5 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client.execute()
     told = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
     assert "epoch 1: loss" in told
+    assert "\x1b" not in told and "\r" not in told  # lines as in a file, nothing that moves a cursor
     assert (tmp_path / "runs" / "first-steps" / "labels.json").is_file()
