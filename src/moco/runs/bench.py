@@ -6,7 +6,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
     )
     watch = Stopwatch(runtime)
     assert isinstance(training.train_step, MoCoStep)
+    if runtime.device.type == "cuda":  # a recorded step is one launch: its parts are timed launched one by one
+        training.train_step = replace(training.train_step, record=False)
     watch.install(training.train_step.model, training.optimizer, training.train_step.parts.models)
     for _ in range(max(steps, LEAST_TIMED_STEPS)):
         timed = training.batch(next(batches))
