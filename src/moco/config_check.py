@@ -114,6 +114,8 @@ def _related(config: Config) -> Iterator[str]:
     warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
     if epochs is not None and warmup >= epochs and warmup > 0:
         yield f"schedule.warmup_epochs {warmup} leaves nothing of {epochs} epochs: give {epochs / 10:g}, or 0 for none"
+    if config.runtime.checkpoint_activations and config.runtime.compile != "off":
+        yield "runtime.checkpoint_activations doesn't go with runtime.compile: leave one of them out"
     unknown = [name for name in trackers(config.log) if name not in TRACKERS]
     if unknown:
         yield f"log is {config.log!r}: {nearest(unknown[0], TRACKERS)}"

@@ -158,4 +158,9 @@ def main(job: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    code = main(Path(sys.argv[1]))
+    if code not in (0, EXIT_INTERRUPTED):  # the others wait for this one, and an orderly end might wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

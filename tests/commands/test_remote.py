@@ -67,3 +67,30 @@ def test_stopped_after_an_epoch_and_resumed_from_a_new_cache(
     whole = trained(tmp_path / "whole", URL, *WINDOWS, "--schedule.name=step")
     assert main(["pretrain", "--resume", str(tmp_path / "part"), "--train.epochs=2"]) == 0
     assert_same(checkpoint.load(tmp_path / "part" / "checkpoints" / "last.pt")["model"], whole)
+
+
+def test_without_a_recipe_and_then_linear_from_the_files(packed: Path, labelled: Path, tmp_path: Path) -> None:
+    """`auto` looks at the store there; the classifier takes the images from files, though the run went in windows."""
+    out = tmp_path / "run"
+    words = [word for word in [*SMALL, *MORE, *WINDOWS] if not word.startswith("--recipe")]
+    assert main(["pretrain", *words, "--data", URL, "--out", str(out), "--store.short_side=72"]) == 0
+    assert main(["linear", str(out), "--data", str(labelled), "--passes=0"]) == 0
+    assert main(["evaluate", str(out)]) == 0
+
+
+def test_windows_are_for_packed_stores(labelled: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, *MORE, "--store.window=2", "--data", str(labelled), "--out", str(tmp_path / "run")]
+    assert main(["pretrain", *words]) == 2
+    assert "store.window is for packed stores" in capfd.readouterr().err
+
+
+def test_a_resume_in_other_chunks_is_refused(
+    packed: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path / "run", packed, WINDOWS[0], "--train.epochs=1", "--schedule.name=step")
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * CHUNK)
+    assert main(["pack", "--data", str(labelled), "--out", str(tmp_path / "again"), *SMALL[3:4], SMALL[-1]]) == 0
+    again = ["pretrain", "--resume", str(tmp_path / "run"), "--train.epochs=2", "--data"]
+    assert main([*again, str(tmp_path / "again")]) == 2
+    assert "lie in other chunks" in capfd.readouterr().err
+    assert main([*again, URL]) == 0

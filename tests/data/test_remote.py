@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from tests.conftest import use_s3
 
 from moco.config import StoreConfig
 from moco.data import chunks, remote
-from moco.data.dataset import Dataset, open_dataset
+from moco.data.cache import MARKER
+from moco.data.dataset import Dataset, facts, open_dataset
+from moco.data.folder import scan
 from moco.data.remote import RemoteChunks
 from moco.data.sampler import Sampler, Windows
 from moco.data.shipping import ship
@@ -86,13 +90,19 @@ def test_another_store_at_the_same_url_is_another_copy(there: Path, tmp_path: Pa
 
 
 def test_what_is_larger_than_the_room_asks_for_windows(there: Path, tmp_path: Path) -> None:
-    few = 5 * CHUNK / 1e9
+    def check(room: float, window: int | None) -> None:
+        pixels = opened(URL, tmp_path / "cache", remote_gb=room * CHUNK / 1e9).train.pixels
+        assert isinstance(pixels, RemoteChunks)
+        pixels.check_window(window)
+
+    check(100, None)
+    check(5, 2)
     with pytest.raises(UserError, match=r"give more, or --store\.window 2 to go through it"):
-        opened(URL, tmp_path, remote_gb=few)
+        check(5, None)
     with pytest.raises(UserError, match=r"two windows of 3 chunks don't fit, give --store\.window 2"):
-        opened(URL, tmp_path, remote_gb=few, window=3)
+        check(5, 3)
     with pytest.raises(UserError, match="two of its chunks don't fit"):
-        opened(URL, tmp_path, remote_gb=CHUNK / 1e9, window=1)
+        check(1, 1)
 
 
 def test_the_room_is_kept_to_and_images_outside_the_windows_are_read_all_the_same(there: Path, tmp_path: Path) -> None:
@@ -116,6 +126,8 @@ def test_the_room_is_kept_to_and_images_outside_the_windows_are_read_all_the_sam
             )
         assert {path.name for path in here(cache)} >= {chunks.chunk_name(number) for number in wanted}
         assert sum(path.stat().st_size for path in here(cache)) <= room
+        mapped = {line.split()[-2] for line in Path("/proc/self/maps").read_text().splitlines() if "(deleted)" in line}
+        assert not [path for path in mapped if path.startswith(str(cache))]  # they would take room all the same
     assert stranger.read_bytes() == b"mine"
 
 
@@ -242,9 +254,79 @@ def test_an_order_in_windows_is_a_permutation_and_goes_chunk_by_chunk(size: int)
     assert len(inside) < 10 or (np.diff(inside) < 0).any()  # shuffled
 
 
-def test_windows_are_for_packed_stores(labelled: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"store\.window is for packed stores"):
-        opened(labelled, tmp_path, window=2)
+def test_two_processes_keep_to_one_room(there: Path, tmp_path: Path) -> None:
+    """Each fetches, removes and opens at random what the other has just removed or is fetching."""
+    cache, room = tmp_path / "cache", 5 * CHUNK
+    both = [opened(URL, cache, remote_gb=room / 1e9).train.pixels for _ in range(2)]
+    count = len(list(there.glob("chunk-*.bin")))
+    most, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            with contextlib.suppress(FileNotFoundError):
+                most[0] = max(most[0], sum(path.stat().st_size for path in here(cache)))
+
+    def go(pixels: RemoteChunks, seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        for _ in range(30):
+            wanted = draw.integers(0, count, 2).tolist()
+            pixels.want(wanted)
+            for number in wanted:
+                begin = int(pixels.begins[number])
+                expected = (there / chunks.chunk_name(number)).read_bytes()[:20]
+                assert pixels[begin : begin + 20].tobytes() == expected
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(2) as pool:
+        for going in [pool.submit(go, pixels, seed) for seed, pixels in enumerate(both)]:  # type: ignore[arg-type]
+            going.result()
+    over.set()
+    watching.join()
+    assert 0 < most[0] <= room
+
+
+def test_a_chunk_that_could_not_be_fetched_ahead_is_tried_again(
+    there: Path, s3_server: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = opened(URL, tmp_path / "cache", remote_gb=5 * CHUNK / 1e9).train.pixels
+    assert isinstance(pixels, RemoteChunks)
+    part = remote.Place.part
+
+    def gone(*_: object) -> bytes:
+        raise UserError("the server is away")
+
+    monkeypatch.setattr(remote.Place, "part", gone)
+    pixels.want([0, 1])
+    with pytest.raises(UserError, match="away"):
+        pixels[0:10]
+    monkeypatch.setattr(remote.Place, "part", part)
+    assert len(pixels[0:10]) == 10
+
+
+def test_what_a_killed_process_was_writing_is_cleared(there: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    found = opened(URL, cache)
+    left = next(cache.glob("remote-*")) / ".chunk-000001.bin.99999.tmp"
+    left.write_bytes(b"half")
+    found.train.image(0)
+    assert not left.exists()
+
+
+def test_a_folder_without_our_marker_is_not_used(there: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    opened(URL, cache)
+    folder = next(cache.glob("remote-*"))
+    (folder / MARKER).unlink()
+    with pytest.raises(UserError, match="no marker of moco's: move it away"):
+        opened(URL, cache)
+
+
+def test_its_facts_are_read_and_its_images_are_not_scanned(there: Path, tmp_path: Path) -> None:
+    config = StoreConfig(cache=str(tmp_path / "cache"), remote_gb=CHUNK / 1e9)
+    assert facts(URL, config) == facts(str(there), config)
+    with pytest.raises(UserError, match="is a store that `moco pack` made"):
+        scan(URL)
 
 
 def test_the_cache_shows_and_prunes_what_was_fetched_and_nothing_else(there: Path, tmp_path: Path) -> None:

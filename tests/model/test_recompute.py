@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
+from moco.config_check import check
 from moco.data.sampler import Batch
 from moco.errors import UserError
 from moco.model.recompute import recompute_blocks
+from moco.runs.recipe import recipe
 from moco.runtime import Runtime
 from moco.train.optimizer import build_optimizer
 from moco.train.step import MoCoStep
@@ -94,3 +96,9 @@ def test_less_is_kept() -> None:
 def test_a_network_without_blocks_is_said() -> None:
     with pytest.raises(UserError, match="has no sequence of blocks"):
         recompute_blocks(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+
+
+def test_it_does_not_go_with_compiling() -> None:
+    wrong = recipe("shapes", **{"runtime.checkpoint_activations": True, "runtime.compile": "default"})
+    with pytest.raises(UserError, match=r"checkpoint_activations doesn't go with runtime\.compile"):
+        check(wrong)

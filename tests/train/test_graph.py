@@ -15,6 +15,7 @@ from moco import MoCo
 from moco.config import OptimizerConfig, RuntimeConfig
 from moco.data.sampler import Batch
 from moco.errors import TrainingFailed
+from moco.model.recompute import recompute_blocks
 from moco.runtime import Runtime
 from moco.train.graph import WARM_STEPS, StepOnGPU
 from moco.train.guard import FiniteGuard
@@ -33,6 +34,8 @@ class Trained:
         torch.manual_seed(0)
         runtime = Runtime(RuntimeConfig("cuda", precision))  # type: ignore[arg-type]
         model = MoCo(more.pop("backbone", "timm/test_resnet"), 16, 64, bn_splits=splits, size=SIZE, mask_own=True)
+        if more.pop("recomputed", False):
+            assert recompute_blocks(model.encoder_q.backbone) > 1
         self.model = model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(model, OptimizerConfig(name, lr=0.1, momentum=0.9))  # type: ignore[arg-type]
         self.guard = FiniteGuard(self.optimizer, runtime.device)
@@ -93,6 +96,15 @@ def test_a_recorded_step_is_the_step_to_the_bit(name: str, splits: int, accumula
     recorded, plain = (Trained(record, name, splits, precision, accumulate=accumulate) for record in (True, False))
     assert recorded.go(0, STEPS) == plain.go(0, STEPS)
     assert recorded.step._on_gpu._graph is not None and plain.step._on_gpu._graph is None
+    assert_same(recorded, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_recomputed_blocks_in_a_recorded_step() -> None:
+    recorded, plain = Trained(True, recomputed=True), Trained(False)
+    assert recorded.go(0, STEPS) == plain.go(0, STEPS)
+    assert recorded.step._on_gpu._graph is not None
     assert_same(recorded, plain)
 
 

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from moco.config import ViewsConfig
-from moco.views import cuda, reference
+from moco.data.sampler import Batch
+from moco.views import cuda, make, reference
 from moco.views.parameters import centre, draw
 from moco.views.pipelines import Pipeline, pipeline
 from moco.views.ragged import Ragged
@@ -187,21 +188,18 @@ def test_without_a_compiler_the_colours_are_the_same_and_a_line_says_so(
     assert capsys.readouterr().err.count("no g++") == 1
 
 
-def test_the_training_shape_alone_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each further shape would be compiled anew, which took minutes at an epoch's end."""
-    compiled: list[torch.Size] = []
+def test_a_trainings_batches_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was seen before: a resumed run has seen other batches first, and must round as the first one did."""
+    asked: list[tuple[int, bool]] = []
 
-    def compile(function: Any, dynamic: bool) -> Any:
-        def run(views: torch.Tensor, table: torch.Tensor, grey_first: bool) -> torch.Tensor:
-            compiled.append(views.shape)
-            return function(views, table, grey_first)
+    def apply(source: Ragged, images: Any, parameters: Any, spec: Pipeline, compiled: bool = False) -> torch.Tensor:
+        asked.append((len(images), compiled))
+        return torch.zeros(len(images), 3, spec.size, spec.size)
 
-        return run
-
-    monkeypatch.setattr(torch, "compile", compile)
-    monkeypatch.setattr(cuda, "why_not_compiled", lambda device: "")
-    colours = cuda.colours_on.__wrapped__(torch.device("cpu"))
-    for count in (4, 2, 4, 3):
-        made = colours(torch.rand(count, 3, 8, 8), torch.zeros(count, 11), False)
-        assert made.shape == (count, 3, 8, 8)
-    assert [shape[0] for shape in compiled] == [4, 4]
+    monkeypatch.setattr(make.cuda, "apply", apply)
+    monkeypatch.setattr(Ragged, "device", property(lambda self: torch.device("cuda")))
+    spec, here = pipeline(ViewsConfig(size=48)), source("cpu")
+    make.random_view(here, np.arange(6), spec, 0, 0, 0)
+    make.TwoViews(here, spec, 0)(Batch(np.arange(8), 0, 0))
+    make.random_view(here, np.arange(8), spec, 0, 0, 0)
+    assert asked == [(6, False), (8, True), (8, True), (8, False)]

@@ -84,14 +84,10 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     if not spec:
         raise UserError(NO_DATA)
     if is_remote(spec):
-        found = open_remote(spec, cache_folder(config), config.remote_gb, config.window)
+        found = open_remote(spec, cache_folder(config), config.remote_gb)
         return _packed_elsewhere(spec, spec, found, config, short_side)
     if spec != "shapes" and is_packed(packed := expanded(place(spec), "--data")):
         return _packed_elsewhere(spec, str(packed.resolve()), open_chunks(packed), config, short_side)
-    if config.window is not None:
-        raise UserError(
-            "store.window is for packed stores of chunk files: pack the images first (moco pack), or leave it out"
-        )
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
     cache.touch(pixels.folder.parent)
@@ -172,8 +168,13 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
         raise UserError(NO_DATA)
     if spec == "shapes":
         return shapes.SIZES["train"], shapes.SIDE
-    if is_packed(folder := expanded(place(spec), "--data")):
-        train = open_chunks(folder).splits["train"]
+    packed = None
+    if is_remote(spec):
+        packed = open_remote(spec, cache_folder(config), config.remote_gb)
+    elif is_packed(folder := expanded(place(spec), "--data")):
+        packed = open_chunks(folder)
+    if packed is not None:
+        train = packed.splits["train"]
         return len(train), int(np.median(np.minimum(train.heights, train.widths)))
     layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)
     items = layout.train.items
@@ -185,6 +186,11 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
     if not sides:
         raise UserError(f"--data {printable(spec)}: none of the images looked at can be read")
     return len(items), int(np.median(sides))
+
+
+def is_store(spec: str) -> bool:
+    """Whether `spec` names what `moco pack` made, here or elsewhere."""
+    return is_remote(spec) or (spec != "shapes" and is_packed(expanded(place(spec), "--data")))
 
 
 def place(spec: str) -> str:

@@ -12,6 +12,7 @@ from moco.data.census import READ_IN_PLACE, Census
 from moco.data.chunks import is_packed
 from moco.data.images import SUFFIXES
 from moco.data.item import Item, is_foreign, printable
+from moco.data.remote import is_remote
 from moco.data.tar import scan_tar
 from moco.data.zip import scan_zip
 from moco.errors import UserError
@@ -32,7 +33,7 @@ def scan(spec: str) -> list[Item]:
     census = Census()
     for part in parts(spec):
         path = expanded(part, "--data")
-        if is_packed(path):
+        if is_remote(part) or is_packed(path):
             told = "pretrain, linear, evaluate and finetune read it alone; here give the images that it was packed from"
             raise UserError(f"--data {printable(part)} is a store that `moco pack` made: {told}")
         items += _scan_folder(path, census) if _is_folder(path, part) else _scan_archive(path, census)

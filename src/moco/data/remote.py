@@ -5,7 +5,7 @@ into a folder of the cache:
 
     CACHE/remote-KEY/.moco-store.json   who made it, and what it is a copy of; KEY is a digest of URL and manifest
     CACHE/remote-KEY/...                files of the store, with the names that they have there (`chunks.py`)
-    CACHE/remote-KEY/fetch-00.lock ...  held while a file is fetched: processes share the folder
+    CACHE/remote-KEY/fetch.lock         held while a file is fetched or removed: processes share the folder
 
 Where the whole store is allowed in the cache (`store.remote_gb`) it fills as the training goes, and the second epoch is
 that of a local store. A larger one is trained on in windows (`store.window`): the chunks of this window and the next
@@ -35,9 +35,10 @@ from moco.files import atomic, locked, write_json, write_text
 
 PIECE_BYTES = 2**23  # asked for at a time: what is cut off is asked for again, piece by piece
 TRIES, FIRST_PAUSE_S = 6, 0.25  # the pauses double: 8 s in all
-FETCHERS = 4
-_LOCKS = 64
+PIECES_AT_ONCE = 4
+LOCK = "fetch.lock"
 _CHUNK = re.compile(r"chunk-\d{6}\.bin")
+_LEFT = re.compile(r"\.chunk-\d{6}\.bin\.\d+\.tmp")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 
 
@@ -101,7 +102,10 @@ class Place:
 class RemoteChunks:
     """The chunks of a store at a `Place` as one array of bytes; those that are here take `limit_bytes` at most.
 
+    All that fetches, opens or removes a file of the folder holds its lock, in this process or another.
+
     Attributes:
+        begins: int64 (chunks + 1,), where each begins, and the end.
         whole: whether all of them are allowed here.
     """
 
@@ -110,7 +114,8 @@ class RemoteChunks:
         self._limit = limit_bytes
         self.whole = sum(sizes) <= limit_bytes
         self.begins = np.cumsum([0, *sizes])
-        self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="moco-fetch")
+        self._one = ThreadPoolExecutor(1, thread_name_prefix="moco-fetch")  # a chunk at a time
+        self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="moco-piece")
         self._lock = threading.Lock()  # of the two below
         self._here: dict[int, Future[NDArray[np.uint8]]] = {}
         self._wanted: tuple[int, ...] = ()
@@ -123,91 +128,125 @@ class RemoteChunks:
         """Of one image. Raises `UserError` where it can't be fetched or kept."""
         number = int(np.searchsorted(self.begins, where.start, "right")) - 1
         begin = int(self.begins[number])
-        coming = self._here.get(number)
-        if coming is None and (self.whole or number in self._wanted):
-            coming = self._begun(number)
-        if coming is not None:
-            return self._result(number, coming)[where.start - begin : where.stop - begin]
+        if self.whole or number in self._wanted or number in self._here:
+            return self._chunk(number)[where.start - begin : where.stop - begin]
         found = self._place.part(chunk_name(number), where.start - begin, where.stop - begin)
         return np.frombuffer(found, np.uint8)
+
+    def check_window(self, size: int | None) -> None:
+        """Raise `UserError` unless a training that goes through windows of `size` chunks has room for two of them."""
+        if self.whole:
+            return
+        largest, limit = max(self._sizes), self._limit
+        room = limit // (2 * largest)
+        what = f"{self._place.url} has {len(self) / 1e9:.1f} GB, and --store.remote_gb allows {limit / 1e9:g} here"
+        if room < 1:
+            raise UserError(f"{what}: two of its chunks don't fit, give {4 * largest / 1e9:.2g} or more")
+        if size is None:
+            raise UserError(f"{what}: give more, or --store.window {room} to go through it in windows of {room} chunks")
+        if size > room:
+            raise UserError(f"{what}: two windows of {size} chunks don't fit, give --store.window {room} or less")
 
     def want(self, chunks: Iterable[int]) -> None:
         """These come next, in this order: begin to fetch what isn't here; all others may leave."""
         wanted = tuple(chunks)
-        if wanted == self._wanted:
-            return
-        self._wanted = wanted
-        for number in wanted:
-            self._begun(number)
+        with self._lock:
+            if wanted == self._wanted:
+                return
+            self._wanted = wanted
+            for number in [n for n, coming in self._here.items() if n not in wanted and coming.done()]:
+                del self._here[number]  # a file that is removed takes room for as long as it is mapped
+        self._advance()
 
-    def _begun(self, number: int) -> Future[NDArray[np.uint8]]:
+    def _advance(self) -> None:
+        """Begin to fetch the next chunk that is wanted, unless one is under way.
+
+        One at a time: a process that ends waits for what its threads have to do.
+        """
+        with self._lock, contextlib.suppress(RuntimeError):  # the process is about to end
+            if all(coming.done() for coming in self._here.values()):
+                number = next((n for n in self._wanted if n not in self._here), None)
+                if number is not None:
+                    self._begin(number)
+
+    def _begin(self, number: int) -> Future[NDArray[np.uint8]]:
+        """With the lock held."""
+        coming = self._here[number] = self._one.submit(self._fetched, number)
+        coming.add_done_callback(self._done)
+        return coming
+
+    def _done(self, _: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the process is about to end
+            self._pieces.submit(self._advance)  # another thread's: this one may hold the lock
+
+    def _chunk(self, number: int) -> NDArray[np.uint8]:
+        """The chunk, mapped. One that could not be fetched ahead of its time is tried once more."""
         with self._lock:
             coming = self._here.get(number)
-            if coming is None:
-                coming = self._here[number] = self._pool.submit(self._fetched, number)
-            return coming
-
-    def _result(self, number: int, coming: Future[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        try:
-            return coming.result()
-        except BaseException:
-            with self._lock:  # the next one that wants it tries again
-                if self._here.get(number) is coming:
-                    del self._here[number]
-            raise
+            if coming is None or (coming.done() and coming.exception() is not None):
+                coming = self._begin(number)
+        return coming.result()
 
     def _fetched(self, number: int) -> NDArray[np.uint8]:
-        """The chunk, mapped; fetched unless this process or another one has it here."""
+        """The chunk, mapped; fetched unless this process or another one has it here. Raises `UserError`."""
         path = self._folder / chunk_name(number)
-        with locked(self._folder / f"fetch-{number % _LOCKS:02d}.lock", "", wait=lambda _: None):
-            if not (path.exists() and path.stat().st_size == self._sizes[number]):
-                self._make_room(number)
-                self._fetch(number, path)
-            os.utime(path)  # used now
-            return np.memmap(path, np.uint8, "r")
+        try:
+            with locked(self._folder / LOCK, "", wait=lambda _: None):
+                if not (path.exists() and path.stat().st_size == self._sizes[number]):
+                    self._make_room(number)
+                    self._fetch(number, path)
+                os.utime(path)  # used now
+                cache.touch(self._folder)
+                return np.memmap(path, np.uint8, "r")
+        except OSError as error:
+            raise UserError(f"can't keep {path}: {error.strerror or error} (--store.cache DIR elsewhere?)") from error
 
     def _fetch(self, number: int, path: Path) -> None:
         size, digest = self._sizes[number], hashlib.sha256()
+
+        def piece(begin: int) -> bytes:
+            return self._place.part(path.name, begin, min(begin + PIECE_BYTES, size))
+
         try:
             with atomic(path) as file:
-                for begin in range(0, size, PIECE_BYTES):
-                    piece = self._place.part(path.name, begin, min(begin + PIECE_BYTES, size))
-                    digest.update(piece)
-                    file.write(piece)
+                for content in self._pieces.map(piece, range(0, size, PIECE_BYTES)):
+                    digest.update(content)
+                    file.write(content)
                 if digest.hexdigest() != self._digests[number]:
                     raise Damaged(f"{self._place.url}/{path.name}", "its bytes aren't those that were packed")
         except UserError as error:
-            if isinstance(error.__cause__, OSError) and str(error).startswith("can't write"):
+            if str(error).startswith("can't write"):
                 raise UserError(f"{error}: lower --store.remote_gb, or give --store.cache DIR elsewhere") from error
             raise
 
     def _make_room(self, number: int) -> None:
-        """Remove the chunks that were used longest ago, until this one finds room; none that is wanted now."""
+        """Remove the chunks that were used longest ago, until this one finds room; none that is wanted now.
+
+        What a killed process was writing goes first: nobody else writes while the lock is held.
+        """
         files = []
         for path in self._folder.iterdir():
-            if _CHUNK.fullmatch(path.name):
-                with contextlib.suppress(FileNotFoundError):  # another process was faster
-                    state = path.stat()
-                    files.append((state.st_mtime_ns, state.st_size, path))
+            if _LEFT.fullmatch(path.name):
+                path.unlink()
+            elif _CHUNK.fullmatch(path.name):
+                state = path.stat()
+                files.append((state.st_mtime_ns, state.st_size, path))
         room = self._limit - self._sizes[number] - sum(size for _, size, _ in files)
         kept = {chunk_name(n) for n in self._wanted}
         for _, size, path in sorted(files):
             if room >= 0:
                 return
-            if path.name in kept:
-                continue
-            path.unlink(missing_ok=True)
-            room += size
-            with self._lock:
-                self._here.pop(int(path.stem.partition("-")[2]), None)
+            if path.name not in kept:
+                path.unlink()
+                room += size
+                with self._lock:
+                    self._here.pop(int(path.stem.partition("-")[2]), None)
 
 
-def open_remote(url: str, place_of_copies: Path, limit_gb: float, window: int | None) -> Opened:
-    """Open the packed store at `url`: its tables are copied below the folder given, its chunks come when
-    they are wanted.
+def open_remote(url: str, copies: Path, limit_gb: float) -> Opened:
+    """Open the packed store at `url`: what is fetched of it is kept in a folder in `copies`, `limit_gb` at most.
 
-    Raises `UserError` where it can't be read or isn't one, and where it is larger than `limit_gb` and no `window` (in
-    chunks) says how to go through it, or two windows don't fit; `Damaged` where its parts don't belong together.
+    Raises `UserError` where it can't be read or isn't one, and `Damaged` where its parts don't belong together.
     """
     place = Place(url)
     content = place.whole(MANIFEST)
@@ -216,16 +255,17 @@ def open_remote(url: str, place_of_copies: Path, limit_gb: float, window: int | 
         sizes, digests = manifest["chunks"], manifest["digests"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{url} wasn't packed by this version of moco: pack it again ({error!r})") from error
-    limit = int(limit_gb * 1e9)
-    _check_limit(url, sizes, limit, window)
     key = hashlib.sha256(place.url.encode() + b"\0" + content).hexdigest()[:20]
-    folder = place_of_copies / f"remote-{key}"
+    folder = copies / f"remote-{key}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in folder.iterdir() if path.name != LOCK]
     except OSError as error:
         raise UserError(f"can't make {folder}: {error.strerror or error} (give --store.cache DIR)") from error
-    with locked(folder / "fetch-00.lock", "", wait=lambda _: None):
-        if not (folder / cache.MARKER).exists():
+    if others and not cache.is_ours(folder):
+        raise UserError(f"{folder} holds {others[0]} and no marker of moco's: move it away, or give --store.cache DIR")
+    with locked(folder / LOCK, "", wait=lambda _: None):
+        if not cache.is_ours(folder):
             write_json(folder / cache.MARKER, {"program": "moco", "url": place.url})
         cache.touch(folder)
         for name in (f"{table}.npy" for table in TABLES):
@@ -235,22 +275,8 @@ def open_remote(url: str, place_of_copies: Path, limit_gb: float, window: int | 
                     file.write(table)
         write_text(folder / MANIFEST, content.decode())
     try:
-        return open_tables(folder, manifest, RemoteChunks(place, folder, sizes, digests, limit))
+        return open_tables(folder, manifest, RemoteChunks(place, folder, sizes, digests, int(limit_gb * 1e9)))
     except Damaged:
         for name in TABLES:  # the next start fetches them again
             (folder / f"{name}.npy").unlink(missing_ok=True)
         raise
-
-
-def _check_limit(url: str, sizes: list[int], limit: int, window: int | None) -> None:
-    total, largest = sum(sizes), max(sizes)
-    if total <= limit:
-        return
-    room = limit // (2 * largest)
-    what = f"{url} has {total / 1e9:.1f} GB, and --store.remote_gb allows {limit / 1e9:g} here"
-    if room < 1:
-        raise UserError(f"{what}: two of its chunks don't fit, give {4 * largest / 1e9:.2g} or more")
-    if window is None:
-        raise UserError(f"{what}: give more, or --store.window {room} to go through it in windows of {room} chunks")
-    if window > room:
-        raise UserError(f"{what}: two windows of {window} chunks don't fit, give --store.window {room} or less")

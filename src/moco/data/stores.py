@@ -16,7 +16,7 @@ from moco.files import locked
 
 _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in the name: an earlier format
 _REMOTE = re.compile(r"remote-[0-9a-f]{20}")  # what was fetched of a packed store elsewhere
-_FETCHED = re.compile(r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|moco-packed\.json|fetch-\d\d\.lock")
+_FETCHED = re.compile(r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|moco-packed\.json|fetch\.lock")
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
 # Everything that a store is made of, by folder: nothing else is ever removed.
 _WRITTEN = {
@@ -79,8 +79,8 @@ def remove(store: PackedStore) -> str:
     form = _STORE.fullmatch(path.name)
     if not (form or _REMOTE.fullmatch(path.name)) or not cache.is_ours(path):
         raise UserError(f"{path} has no marker of moco's: it is left alone")
-    lock = path.parent / f"{form[1] if form else path.name}.lock"
-    with locked(lock, f"{path} is left alone: a run is packing the same data"):
+    lock = path.parent / f"{form[1]}.lock" if form else path / "fetch.lock"
+    with locked(lock, f"{path} is left alone: a run is packing the same data, or fetching it"):
         try:
             foreign = [*_remove_files(path)]
             if not foreign:
@@ -127,9 +127,15 @@ def _store(path: Path, sources: Sequence[str]) -> PackedStore:
             sources = [json.loads((path / cache.MARKER).read_bytes())["url"]]
     except (OSError, ValueError, LookupError, TypeError):  # of an earlier format, or damaged: shown without
         images = None
-    files = [entry for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()]
-    size = sum(entry.stat().st_size for entry in files)
+    size = sum(map(_bytes, path.rglob("*")))
     return PackedStore(str(path), sorted(set(sources)), images, size, cache.used_s(path), cache.is_ours(path))
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
+    except FileNotFoundError:  # removed meanwhile
+        return 0
 
 
 def _sources(folder: Path) -> list[tuple[str, str]]:

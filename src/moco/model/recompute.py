@@ -56,7 +56,7 @@ def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
-        several = sum(1 for part in child.modules() if part._parameters) > 1
+        several = sum(1 for part in child.modules() if list(part.parameters(recurse=False))) > 1
         if several and isinstance(module, _SEQUENCES) and not isinstance(child, _SEQUENCES):
             yield child
         else:

@@ -18,6 +18,7 @@ from PIL import Image
 from moco.config import Config
 from moco.config_check import check
 from moco.data import shapes
+from moco.data.dataset import is_store
 from moco.data.folder import scan
 from moco.data.pack import pack_items
 from moco.errors import UserError
@@ -137,7 +138,9 @@ def _packing(config: Config, rounds: int) -> Figure:
     """Images packed per second from files, decoding included."""
     with tempfile.TemporaryDirectory() as scratch:
         source = config.data
-        if source == "shapes":  # as the JPEG files that they would be
+        if source == "shapes" or is_store(
+            str(source)
+        ):  # as the JPEG files that they would be; a store is packed already
             source = f"{scratch}/shapes"
             Path(source).mkdir()
             for i in range(PACKED_IMAGES):

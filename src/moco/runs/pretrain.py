@@ -25,7 +25,7 @@ from moco.data.dataset import Dataset, open_dataset
 from moco.data.duplicates import read_groups, shown_by
 from moco.data.remote import RemoteChunks
 from moco.data.sampler import Sampler, Windows
-from moco.data.store import Store
+from moco.data.store import Store, digest_of
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen
@@ -323,7 +323,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         model=model,
         optimizer=optimizer,
         sampler=sampler,
-        views=_in_windows(views, sampler, data.train),
+        views=_in_windows(views, sampler, data.train, config.epochs),
         train_step=step,
         guard=guard,
         totals=Totals(runtime.device),
@@ -333,22 +333,27 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "processes": ranks.world, "arithmetic": arithmetic(model, runtime),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
+        "windows": None if sampler.windows is None else digest_of(sampler.windows.chunk_of),
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
 
 
 def _windows(store: Store, size: int | None) -> Windows | None:
+    """How an epoch goes through `store`. Raises `UserError` where it can't go so, or only in smaller windows."""
+    if isinstance(store.pixels, RemoteChunks):
+        store.pixels.check_window(size)
     if size is None:
         return None
-    assert isinstance(store.pixels, Chunks | RemoteChunks), "nothing else is opened with store.window"
+    if not isinstance(store.pixels, Chunks | RemoteChunks):
+        raise UserError("store.window is for packed stores of chunk files: pack the images first (moco pack)")
     return Windows(np.searchsorted(store.pixels.begins, store.offsets, "right") - 1, size)
 
 
-def _in_windows(views: TwoViews, sampler: Sampler, store: Store) -> MakeViews:
-    """`views`, which have what they need fetched in time where the store lies elsewhere."""
-    if sampler.windows is None or not isinstance(store.pixels, RemoteChunks):
+def _in_windows(views: TwoViews, sampler: Sampler, store: Store, epochs: int) -> MakeViews:
+    """`views`, which have what they need fetched in time where the store lies elsewhere and isn't kept whole."""
+    if sampler.windows is None or not isinstance(store.pixels, RemoteChunks) or store.pixels.whole:
         return views
-    return InWindows(views, sampler, store.pixels.want)
+    return InWindows(views, sampler, store.pixels.want, epochs)
 
 
 def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, source: Source) -> Monitors:
@@ -424,6 +429,8 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
     """Raises `UserError` for other images; says what else differs from where the run began, as that changes bits."""
     if about["data"] != prepared.about["data"]:
         raise UserError("the data has changed since this run began: resume needs the same images")
+    if about.get("windows") != prepared.about["windows"]:
+        raise UserError("the images lie in other chunks than when this run began: store.window needs the same store")
     words = what_differs(about, prepared)
     if words:
         say(f"this run began {'; '.join(words)}: it goes on, but not to the same bits")

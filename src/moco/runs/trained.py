@@ -24,7 +24,9 @@ from moco.data.dataset import Dataset, open_dataset
 from moco.data.depth import Kind
 from moco.data.images import decode
 from moco.data.levels import Range, full_range
+from moco.data.remote import RemoteChunks
 from moco.data.store import Store
+from moco.environment import cores
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, Labelled
 from moco.model.head import Head
@@ -38,6 +40,7 @@ from moco.views.pipelines import IMAGENET, Scaling, scaling
 from moco.views.ragged import Ragged
 from moco.views.residency import placed, placed_compressed
 from moco.views.source import Source
+from moco.views.staging import Staging
 
 Encoder = Literal["query", "key"]
 
@@ -164,7 +167,9 @@ def pixel_source(store: Store, device: torch.device, announce: bool = False) -> 
         return Ragged(*store.on(device), store.heights, store.widths)
 
     source: Source
-    if store.jpeg:
+    if isinstance(store.pixels, RemoteChunks) and not store.pixels.whole:
+        source, why = Staging(store, device, cores()), "JPEGs fetched and decoded one batch ahead"
+    elif store.jpeg:
         source, why = placed_compressed(store, store.stored_bytes, store.nbytes, device, upload)
     else:
         mapped = Ragged(store.tensor(), store.offsets, store.heights, store.widths)

@@ -64,7 +64,7 @@ class StepOnGPU:
         return seen
 
     def _recorded(self, inputs: tuple[Tensor | None, ...]) -> None:
-        """Record the step; nothing is computed. Raises `TrainingFailed` where the GPU's memory isn't enough."""
+        """Record the step; nothing is computed. Raises `TrainingFailed` where it can't be recorded."""
         self._graph, self._seen = None, None  # of another memory than the model's now
         self._inputs = [None if given is None else given.clone() for given in inputs]
         graph = torch.cuda.CUDAGraph()
@@ -73,10 +73,9 @@ class StepOnGPU:
         try:
             with self._rates_on_the_device(), here, recording:
                 self._seen = self._compute(None, *self._inputs)
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:  # no memory for it, or the network waits for the device in its midst
             raise TrainingFailed(
-                f"the GPU's memory isn't enough for the step as one CUDA graph: give --runtime.cuda_graph false, or a "
-                f"smaller --train.batch_size ({in_a_line(error)})"
+                f"the step can't be recorded as one CUDA graph: give --runtime.cuda_graph false ({in_a_line(error)})"
             ) from error
         self._graph, self._places = graph, self._held()
 

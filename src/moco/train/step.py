@@ -132,7 +132,7 @@ class MoCoStep:
         if self.model.bn_splits > 1 and self.shuffle:
             order = self._on_device(key_order(len(batch), self.seed, batch.step))
         seed = torch_seed(self.seed, Purpose.DROPOUT, batch.step)
-        if self.runtime.device.type != "cuda":
+        if self.runtime.device.type != "cuda" or not self._takes_rates:
             return self._computed(seed, order, shown, *views)
         return StepStats(*self._on_gpu(seed, order, shown, *views).unbind())
 
@@ -140,13 +140,18 @@ class MoCoStep:
         """Why the step can't be one CUDA graph, in a phrase; empty where it can."""
         if self.momentum is not None:
             return "model.momentum_end moves the momentum"
-        if not isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW | Muon):
+        if not self._takes_rates:
             return "optimizer.name lars keeps its rates on the host"
         if self.runtime.ranks.world > 1:
             return "several processes meet in it"
         if self.runtime.compile_mode == "reduce-overhead":
             return "runtime.compile reduce-overhead makes graphs of its own"
         return ""
+
+    @property
+    def _takes_rates(self) -> bool:
+        """Whether the optimizer reads its rates on the device."""
+        return isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW | Muon)
 
     @cached_property
     def _on_gpu(self) -> StepOnGPU:

@@ -100,7 +100,7 @@ class LabelledViews:
         places = batch.images % len(self.source)
         heights, widths = self.source.heights[places], self.source.widths[places]
         drawn = draw(self.pipeline, heights, widths, batch.images, self.seed, batch.epoch, 0, Purpose.TUNE_VIEW)
-        view = apply(self.source, places, drawn, self.pipeline, self.workers)
+        view = apply(self.source, places, drawn, self.pipeline, self.workers, compiled=True)
         return (view.contiguous(memory_format=torch.channels_last),)
 
     def ahead(self, batch: Batch) -> None:

@@ -14,8 +14,9 @@ from moco.train.training import MakeViews, Views
 class InWindows:
     """Makes views as `views` does, and says by `want` which chunks are needed: this window's, and the next one's."""
 
-    def __init__(self, views: MakeViews, sampler: Sampler, want: Callable[[Iterable[int]], None]) -> None:
-        self._views, self._sampler, self._want = views, sampler, want
+    def __init__(self, views: MakeViews, sampler: Sampler, want: Callable[[Iterable[int]], None], epochs: int) -> None:
+        """The training ends after `epochs`."""
+        self._views, self._sampler, self._want, self._epochs = views, sampler, want, epochs
         self._epoch = -1
         self._wanted: list[list[int]] = []  # of each window of that epoch
         self._ends: list[int] = []  # images up to the end of each
@@ -27,6 +28,8 @@ class InWindows:
 
     def ahead(self, batch: Batch) -> None:
         """`batch` comes next; its chunks have been on their way since its window's predecessor began."""
+        if not self._wanted:  # the training's very first
+            self._want(self.chunks(batch))
         self._views.ahead(batch)
 
     def chunks(self, batch: Batch) -> list[int]:
@@ -39,7 +42,8 @@ class InWindows:
     def _plan(self, epoch: int) -> None:
         sampler, windows = self._sampler, self._sampler.windows
         assert windows is not None
-        order = [*windows.chunks(sampler.seed, epoch), windows.chunks(sampler.seed, epoch + 1)[0]]
-        self._wanted = [[*now.tolist(), *later.tolist()] for now, later in pairwise(order)]
+        order = [part.tolist() for part in windows.chunks(sampler.seed, epoch)]
+        order.append(windows.chunks(sampler.seed, epoch + 1)[0].tolist() if epoch + 1 < self._epochs else [])
+        self._wanted = [now + later for now, later in pairwise(order)]
         self._ends = np.cumsum(np.bincount(windows.of_images(sampler.seed, epoch))).tolist()
         self._epoch = epoch

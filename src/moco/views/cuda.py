@@ -27,10 +27,16 @@ from moco.views.reference import blur_kernels, blur_matrix, crop_resize, normali
 _ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
-def apply(source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline) -> Tensor:
-    """What `reference.apply` gives, float32 (N, 3, size, size), on the source's device."""
+def apply(
+    source: Ragged, images: NDArray[np.int64], parameters: Parameters, pipeline: Pipeline, compiled: bool = False
+) -> Tensor:
+    """What `reference.apply` gives, float32 (N, 3, size, size), on the source's device.
+
+    `compiled` is for batches of one size that come again and again, the training's: each size is compiled by itself,
+    which for all sizes of the monitors took minutes. It rounds differently, so who asks for it must always.
+    """
     views = crop_resize(source, images, parameters, pipeline.size)
-    colours = colours_on(source.device) if source.device.type == "cuda" else colour_and_flip
+    colours = colours_on(source.device) if compiled and source.device.type == "cuda" else colour_and_flip
     if pipeline.jitter_p or pipeline.grey_p or pipeline.flip_p:
         views = colours(views, source.upload(_table(parameters)), pipeline.grey_first)
     if pipeline.blur_p and parameters.sigma.max(initial=0) > 0:
@@ -60,23 +66,11 @@ def colour_and_flip(views: Tensor, table: Tensor, grey_first: bool) -> Tensor:
 
 @cache
 def colours_on(device: torch.device) -> Callable[[Tensor, Tensor, bool], Tensor]:
-    """`colour_and_flip` as one graph of fused kernels, not some two hundred passes, where it can be compiled.
-
-    It is compiled for the first shape that comes, the training's: for each further one (the monitors' batches and their
-    last, shorter ones) it would be compiled again, which takes minutes and saves milliseconds.
-    """
+    """`colour_and_flip` as one graph of fused kernels, not some two hundred passes, where it can be compiled."""
     if complaint := why_not_compiled(device):
         say(f"the views' colours are not compiled into one pass, which is slower: {complaint}")
         return colour_and_flip
-    compiled = torch.compile(colour_and_flip, dynamic=False)
-    shapes: list[torch.Size] = []
-
-    def colours(views: Tensor, table: Tensor, grey_first: bool) -> Tensor:
-        if not shapes:
-            shapes.append(views.shape)
-        return (compiled if views.shape == shapes[0] else colour_and_flip)(views, table, grey_first)
-
-    return colours
+    return torch.compile(colour_and_flip, dynamic=False)
 
 
 def _table(parameters: Parameters) -> NDArray[np.float32]:

@@ -32,11 +32,15 @@ def random_view(
     view: int,
     purpose: Purpose = Purpose.VIEW,
     workers: Threads = ALONE,
+    compiled: bool = False,
 ) -> Tensor:
-    """View number `view` of `images` (N,) in `epoch`: normalised float32 (N, 3, size, size)."""
+    """View number `view` of `images` (N,) in `epoch`: normalised float32 (N, 3, size, size).
+
+    `compiled` for a training's batches, on a GPU (`cuda.apply`).
+    """
     heights, widths = source.heights[images], source.widths[images]
     drawn = draw(pipeline, heights, widths, images, seed, epoch, view, purpose)
-    return apply(source, images, drawn, pipeline, workers)
+    return apply(source, images, drawn, pipeline, workers, compiled)
 
 
 class Step(Protocol):
@@ -105,9 +109,9 @@ class TwoViews:
 
     def _of(self, images: NDArray[np.int64], epoch: int, numbers: tuple[int, ...]) -> tuple[Tensor, ...]:
         return tuple(
-            random_view(self.source, images, self.pipeline, self.seed, epoch, view, workers=self.workers).contiguous(
-                memory_format=torch.channels_last
-            )
+            random_view(
+                self.source, images, self.pipeline, self.seed, epoch, view, workers=self.workers, compiled=True
+            ).contiguous(memory_format=torch.channels_last)
             for view in numbers
         )
 
@@ -129,6 +133,7 @@ def apply(
     parameters: Parameters,
     pipeline: Pipeline,
     workers: Threads = ALONE,
+    compiled: bool = False,
 ) -> Tensor:
     """The fastest applier for the device; all give the same pixels within the tests' tolerance.
 
@@ -136,7 +141,7 @@ def apply(
     """
     pixels, images = source.take(images), np.arange(len(images))
     if pixels.device.type == "cuda":
-        return cuda.apply(pixels, images, parameters, pipeline)
+        return cuda.apply(pixels, images, parameters, pipeline, compiled)
     applier = cpu if pixels.device.type == "cpu" and cpu.available() else reference
 
     def some(start: int) -> Tensor:
