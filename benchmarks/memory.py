@@ -190,7 +190,7 @@ SUBJECTS = (
         "logistic monitor, the fit (images drawn)",
         fit, ((TRAIN // 64,), (TRAIN // 32,)), 0, MOST_IMAGES, extra=LBFGS_BYTES,
     ),
-    Subject("`linear cached`, scale of the views (views)", scale, ((TRAIN // 32,), (TRAIN // 16,)), 0, 4 * TRAIN),
+    Subject("`linear cached`, scale of the views (views)", scale, ((TRAIN // 8,), (TRAIN // 4,)), 0, 4 * TRAIN),
     Subject("`linear cached`, 48 heads (images)", heads, ((1137,), (2275,)), 0, 2275),
     Subject("`evaluate` (images)", evaluate, ((TRAIN // 64,), (TRAIN // 32,)), 0, TRAIN + VAL),
 )  # fmt: skip
