@@ -15,7 +15,7 @@ $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-demo: setup  ## pre-train on the built-in pictures, probe, evaluate, plot: under 5 minutes on two cores
+demo: setup  ## pre-train on the built-in pictures, probe, evaluate, report: 5 to 8 minutes on two cores
 	$(BIN)/moco pretrain --recipe shapes --data shapes --out runs/demo --overwrite
 	$(BIN)/moco linear runs/demo
 	$(BIN)/moco evaluate runs/demo
