@@ -83,11 +83,8 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     """
     if not spec:
         raise UserError(NO_DATA)
-    if is_remote(spec):
-        found = open_remote(spec, cache_folder(config), config.remote_gb)
-        return _packed_elsewhere(spec, spec, found, config, short_side)
-    if spec != "shapes" and is_packed(packed := expanded(place(spec), "--data")):
-        return _packed_elsewhere(spec, str(packed.resolve()), open_chunks(packed), config, short_side)
+    if (stored := _stored(spec, config)) is not None:
+        return _packed_elsewhere(spec, *stored, config, short_side)
     folder = cache_folder(config)
     source, pixels = _opened(_sources(spec, config, short_side), folder, config.format)
     cache.touch(pixels.folder.parent)
@@ -104,7 +101,7 @@ def open_dataset(spec: str | None, config: StoreConfig, short_side: int) -> Data
     )
 
 
-def _packed_elsewhere(spec: str, where: str, found: Opened, config: StoreConfig, short_side: int) -> Dataset:
+def _packed_elsewhere(spec: str, found: Opened, where: str, config: StoreConfig, short_side: int) -> Dataset:
     """What `moco pack` wrote. Raises `UserError` where it was packed with other options than it is asked for with."""
     manifest = found.manifest
     wanted = options_of(config, short_side)
@@ -168,13 +165,8 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
         raise UserError(NO_DATA)
     if spec == "shapes":
         return shapes.SIZES["train"], shapes.SIDE
-    packed = None
-    if is_remote(spec):
-        packed = open_remote(spec, cache_folder(config), config.remote_gb)
-    elif is_packed(folder := expanded(place(spec), "--data")):
-        packed = open_chunks(folder)
-    if packed is not None:
-        train = packed.splits["train"]
+    if (stored := _stored(spec, config)) is not None:
+        train = stored[0].splits["train"]
         return len(train), int(np.median(np.minimum(train.heights, train.widths)))
     layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)
     items = layout.train.items
@@ -191,6 +183,16 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
 def is_store(spec: str) -> bool:
     """Whether `spec` names what `moco pack` made, here or elsewhere."""
     return is_remote(spec) or (spec != "shapes" and is_packed(expanded(place(spec), "--data")))
+
+
+def _stored(spec: str, config: StoreConfig) -> tuple[Opened, str] | None:
+    """What `moco pack` made, and where it is; None where `spec` names something else."""
+    if not is_store(spec):
+        return None
+    if is_remote(spec):
+        return open_remote(spec, cache_folder(config), config.remote_gb), spec
+    folder = expanded(place(spec), "--data")
+    return open_chunks(folder), str(folder.resolve())
 
 
 def place(spec: str) -> str:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from moco.data import cache
+from moco.data.chunks import MANIFEST, TABLES
+from moco.data.remote import LOCK
 from moco.errors import UserError, in_a_line
 from moco.files import locked
 
 _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in the name: an earlier format
 _REMOTE = re.compile(r"remote-[0-9a-f]{20}")  # what was fetched of a packed store elsewhere
-_FETCHED = re.compile(r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|moco-packed\.json|fetch\.lock")
+_FETCHED = re.compile(rf"chunk-\d{{6}}\.bin|({'|'.join(TABLES)})\.npy|{re.escape(MANIFEST)}|{re.escape(LOCK)}")
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
 # Everything that a store is made of, by folder: nothing else is ever removed.
 _WRITTEN = {
@@ -79,7 +81,7 @@ def remove(store: PackedStore) -> str:
     form = _STORE.fullmatch(path.name)
     if not (form or _REMOTE.fullmatch(path.name)) or not cache.is_ours(path):
         raise UserError(f"{path} has no marker of moco's: it is left alone")
-    lock = path.parent / f"{form[1]}.lock" if form else path / "fetch.lock"
+    lock = path.parent / f"{form[1]}.lock" if form else path / LOCK
     with locked(lock, f"{path} is left alone: a run is packing the same data, or fetching it"):
         try:
             foreign = [*_remove_files(path)]
@@ -121,7 +123,7 @@ def _gone(entry: Path, form: re.Pattern[str]) -> bool:
 def _store(path: Path, sources: Sequence[str]) -> PackedStore:
     remote = _REMOTE.fullmatch(path.name) is not None
     try:
-        manifest = path / ("moco-packed.json" if remote else "images/manifest.json")
+        manifest = path / (MANIFEST if remote else "images/manifest.json")
         images = len(json.loads(manifest.read_bytes())["names"])
         if remote:
             sources = [json.loads((path / cache.MARKER).read_bytes())["url"]]

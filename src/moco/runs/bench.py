@@ -137,15 +137,13 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
 def _packing(config: Config, rounds: int) -> Figure:
     """Images packed per second from files, decoding included."""
     with tempfile.TemporaryDirectory() as scratch:
-        source = config.data
-        if source == "shapes" or is_store(
-            str(source)
-        ):  # as the JPEG files that they would be; a store is packed already
+        source = str(config.data)
+        if source == "shapes" or is_store(source):  # as the JPEG files that they would be: a store has none
             source = f"{scratch}/shapes"
             Path(source).mkdir()
             for i in range(PACKED_IMAGES):
                 Image.fromarray(shapes.make_image("train", i)).save(f"{source}/{i}.jpg")
-        items = scan(str(source))[:PACKED_IMAGES]
+        items = scan(source)[:PACKED_IMAGES]
         numbers = itertools.count()
 
         def pack() -> None:

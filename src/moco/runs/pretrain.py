@@ -13,19 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from moco import checkpoint
 from moco.config import Config, from_dict
 from moco.config_check import check, flat
 from moco.console import percent, say
-from moco.data.chunks import Chunks
 from moco.data.dataset import Dataset, open_dataset
 from moco.data.duplicates import read_groups, shown_by
-from moco.data.remote import RemoteChunks
-from moco.data.sampler import Sampler, Windows
-from moco.data.store import Store, digest_of
+from moco.data.sampler import Sampler
+from moco.data.store import digest_of
 from moco.environment import describe
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen
@@ -57,8 +54,8 @@ from moco.train.parts import arithmetic
 from moco.train.schedule import momentum
 from moco.train.state import Totals
 from moco.train.step import MoCoStep
-from moco.train.training import MakeViews, Training
-from moco.train.windows import InWindows
+from moco.train.training import Training
+from moco.train.windows import in_windows, windows_of
 from moco.views.make import TwoViews
 from moco.views.pipelines import pipeline, scaling
 from moco.views.source import Source
@@ -292,7 +289,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     ranks.rows(config.batch_size)  # divides, or raises
     source = pixel_source(data.train, runtime.device, announce=True)
     guard = FiniteGuard(optimizer, runtime.device)
-    sampler = Sampler(len(data.train), config.batch_size, config.seed, _windows(data.train, config.store.window))
+    sampler = Sampler(len(data.train), config.batch_size, config.seed, windows_of(data.train, config.store.window))
     step = MoCoStep(
         model,
         optimizer,
@@ -323,7 +320,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         model=model,
         optimizer=optimizer,
         sampler=sampler,
-        views=_in_windows(views, sampler, data.train, config.epochs),
+        views=in_windows(views, sampler, data.train, config.epochs),
         train_step=step,
         guard=guard,
         totals=Totals(runtime.device),
@@ -336,24 +333,6 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         "windows": None if sampler.windows is None else digest_of(sampler.windows.chunk_of),
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
-
-
-def _windows(store: Store, size: int | None) -> Windows | None:
-    """How an epoch goes through `store`. Raises `UserError` where it can't go so, or only in smaller windows."""
-    if isinstance(store.pixels, RemoteChunks):
-        store.pixels.check_window(size)
-    if size is None:
-        return None
-    if not isinstance(store.pixels, Chunks | RemoteChunks):
-        raise UserError("store.window is for packed stores of chunk files: pack the images first (moco pack)")
-    return Windows(np.searchsorted(store.pixels.begins, store.offsets, "right") - 1, size)
-
-
-def _in_windows(views: TwoViews, sampler: Sampler, store: Store, epochs: int) -> MakeViews:
-    """`views`, which have what they need fetched in time where the store lies elsewhere and isn't kept whole."""
-    if sampler.windows is None or not isinstance(store.pixels, RemoteChunks) or store.pixels.whole:
-        return views
-    return InWindows(views, sampler, store.pixels.want, epochs)
 
 
 def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, source: Source) -> Monitors:

@@ -7,7 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from moco.data.sampler import Batch, Sampler
+from moco.data.chunks import Chunks
+from moco.data.remote import RemoteChunks
+from moco.data.sampler import Batch, Sampler, Windows
+from moco.data.store import Store
+from moco.errors import UserError
 from moco.train.training import MakeViews, Views
 
 
@@ -47,3 +51,21 @@ class InWindows:
         self._wanted = [now + later for now, later in pairwise(order)]
         self._ends = np.cumsum(np.bincount(windows.of_images(sampler.seed, epoch))).tolist()
         self._epoch = epoch
+
+
+def windows_of(store: Store, size: int | None) -> Windows | None:
+    """How an epoch goes through `store`. Raises `UserError` where it can't go so, or only in smaller windows."""
+    if isinstance(store.pixels, RemoteChunks):
+        store.pixels.check_window(size)
+    if size is None:
+        return None
+    if not isinstance(store.pixels, Chunks | RemoteChunks):
+        raise UserError("store.window is for packed stores of chunk files: pack the images first (moco pack)")
+    return Windows(np.searchsorted(store.pixels.begins, store.offsets, "right") - 1, size)
+
+
+def in_windows(views: MakeViews, sampler: Sampler, store: Store, epochs: int) -> MakeViews:
+    """`views`, which have what they need fetched in time where the store lies elsewhere and isn't kept whole."""
+    if sampler.windows is None or not isinstance(store.pixels, RemoteChunks) or store.pixels.whole:
+        return views
+    return InWindows(views, sampler, store.pixels.want, epochs)
