@@ -48,7 +48,7 @@ def is_remote(spec: str) -> bool:
 
 
 class Place:
-    """Files below a URL. Credentials and endpoint are the environment's, as the cloud's own tools read them."""
+    """Files below a URL. Credentials and endpoint are the environment's, or the machine's role's."""
 
     def __init__(self, url: str) -> None:
         """Raises `UserError` where obstore isn't installed, or takes no such URL."""
