@@ -199,6 +199,10 @@ def test_a_range(text: str, expected: tuple[float, float] | None, capsys: pytest
         ("--train.batch_size=big", "--train.batch_size"),
         ("--views.scale_min=0", "views.scale_min is 0.0"),
         ("--views.size=-5", "views.size is -5"),
+        ("--views.early_size=4 --views.early_epochs=1", "views.early_size is 4, give 8 pixels or more"),
+        ("--views.early_size=32", "views.early_size needs --views.early_epochs"),
+        ("--views.early_epochs=1", "views.early_epochs needs --views.early_size"),
+        ("--views.early_size=32 --views.early_epochs=8 --train.epochs=8", "leaves nothing of 8 epochs: give 4"),
         ("--store.max_bad=1", "store.max_bad is 1.0"),
         ("--store.range=wide", "store.range is 'wide', give auto, full, or LOW,HIGH"),
         ("--store.range=5,5", "store.range is '5,5', give auto, full, or LOW,HIGH: two numbers, the first below"),
@@ -215,7 +219,7 @@ def test_a_range(text: str, expected: tuple[float, float] | None, capsys: pytest
 def test_a_bad_option_is_one_line(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], option: str, message: str
 ) -> None:
-    assert message in refused(capsys, option)
+    assert message in refused(capsys, *option.split())
     assert list(elsewhere.iterdir()) == []
 
 

@@ -54,6 +54,9 @@ class ViewsConfig:
     Attributes:
         pipeline: the preset: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
         size: side of a view in pixels.
+        early_size: side of the views in the first `early_epochs` epochs: a smaller one costs less (progressive
+            resizing); default: `size` throughout.
+        early_epochs: how many those are.
         scale_min: smallest crop, as a share of the image's area.
         ratio: narrowest and widest crop, width / height; default the preset's, as all below.
         jitter: largest change of brightness, contrast, saturation (factors) and hue (turns).
@@ -71,6 +74,8 @@ class ViewsConfig:
 
     pipeline: str = "v2"
     size: int = 224
+    early_size: int | None = None
+    early_epochs: int | None = None
     scale_min: float = 0.2
     ratio: list[float] | None = None
     jitter: list[float] | None = None

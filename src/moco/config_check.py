@@ -15,7 +15,7 @@ _AT_LEAST_ONE = (
     "views.size", "model.dim", "model.queue_size", "model.bn_splits", "train.epochs", "monitor.knn_k",
     "checkpoint.every_epochs", "checkpoint.keep", "checkpoint.keep_every_epochs", "store.short_side",
     "monitor.every_epochs", "runtime.threads", "runtime.devices", "train.accumulate",
-    "model.head_layers", "model.head_width", "store.window",
+    "model.head_layers", "model.head_width", "store.window", "views.early_epochs",
 )  # fmt: skip
 _POSITIVE = (
     "model.temperature",
@@ -104,8 +104,10 @@ def _related(config: Config) -> Iterator[str]:
     yield from _views(config.views)
     if not 0 < config.views.scale_min <= 1:
         yield f"views.scale_min is {config.views.scale_min}, give a share of the area above 0, at most 1"
-    if config.views.size < 8:
-        yield f"views.size is {config.views.size}, give 8 pixels or more"
+    for name, side in (("size", config.views.size), ("early_size", config.views.early_size)):
+        if side is not None and side < 8:
+            yield f"views.{name} is {side}, give 8 pixels or more"
+    yield from _early(config)
     if config.train.batch_size is not None:
         yield from _batch(config.train.batch_size, config.model)
     yield from _model(config.model)
@@ -144,6 +146,17 @@ def _views(views: ViewsConfig) -> Iterator[str]:
             yield f"views.{name} is {values}, give the smaller one first"
     if views.jitter is not None and len(views.jitter) == 4 and views.jitter[3] > 0.5:
         yield f"views.jitter turns the hue by {views.jitter[3]}, give 0.5 (half a turn) at most"
+
+
+def _early(config: Config) -> Iterator[str]:
+    size, early_epochs, epochs = config.views.early_size, config.views.early_epochs, config.train.epochs
+    if size is None:
+        if early_epochs is not None:
+            yield "views.early_epochs needs --views.early_size"
+    elif early_epochs is None:
+        yield "views.early_size needs --views.early_epochs"
+    elif epochs is not None and early_epochs >= epochs:
+        yield f"views.early_epochs {early_epochs} leaves nothing of {epochs} epochs: give {epochs // 2}"
 
 
 def _model(model: ModelConfig) -> Iterator[str]:

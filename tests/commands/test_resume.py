@@ -22,12 +22,14 @@ from moco.train.step import StepStats
 from moco.train.training import Training
 
 TIMES = {"seconds", "samples_per_s"}
-# Everything that could be forgotten: split batch-norm's shuffles, dropout, mid-epoch sums, the queue's pointer.
+# Everything that could be forgotten: split batch-norm's shuffles, dropout, mid-epoch sums, the queue's pointer, sizes.
 OPTIONS = [
     *SMALL,
     "--train.epochs=4",
     "--model.bn_splits=2",
     "--model.symmetric=true",
+    "--views.early_size=16",
+    "--views.early_epochs=1",
     "--monitor.every_epochs=1",
     "--checkpoint.every_epochs=1",
 ]

@@ -31,6 +31,7 @@ class Trained:
     """A small MoCo on a GPU and its step."""
 
     def __init__(self, record: bool, name: str = "sgd", splits: int = 1, precision: str = "bf16", **more: Any) -> None:
+        self.small = False  # the views
         torch.manual_seed(0)
         runtime = Runtime(RuntimeConfig("cuda", precision))  # type: ignore[arg-type]
         model = MoCo(more.pop("backbone", "timm/test_resnet"), 16, 64, bn_splits=splits, size=SIZE, mask_own=True)
@@ -54,7 +55,8 @@ class Trained:
         model.train()
 
     def views(self, number: int) -> tuple[Tensor, Tensor]:
-        made = torch.randn(2, BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(number)).cuda()
+        side = SIZE // 2 if self.small else SIZE
+        made = torch.randn(2, BATCH, 3, side, side, generator=torch.Generator().manual_seed(number)).cuda()
         first, second = (v.contiguous(memory_format=torch.channels_last) for v in made)
         return first, second
 
@@ -105,6 +107,22 @@ def test_recomputed_blocks_in_a_recorded_step() -> None:
     recorded, plain = Trained(True, recomputed=True), Trained(False)
     assert recorded.go(0, STEPS) == plain.go(0, STEPS)
     assert recorded.step._on_gpu._graph is not None
+    assert_same(recorded, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_views_of_another_size_are_recorded_anew() -> None:
+    recorded, plain = Trained(True), Trained(False)
+    for one in (recorded, plain):
+        one.small = True
+    losses = [one.go(0, STEPS) for one in (recorded, plain)]
+    first = recorded.step._on_gpu._graph
+    for one in (recorded, plain):
+        one.small = False
+    losses = [before + one.go(STEPS, 2 * STEPS) for before, one in zip(losses, (recorded, plain))]
+    assert losses[0] == losses[1]
+    assert first is not None and recorded.step._on_gpu._graph not in (None, first)
     assert_same(recorded, plain)
 
 

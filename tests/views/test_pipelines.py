@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moco import presets
 from moco.config import Config, ViewsConfig
 from moco.config_check import check
+from moco.data.sampler import Batch
 from moco.errors import UserError
 from moco.presets import PLAIN, PRESETS
+from moco.views.make import TwoViews
 from moco.views.parameters import draw
-from moco.views.pipelines import Pipeline, pipeline
+from moco.views.pipelines import Pipeline, early_pipeline, pipeline
 
 
 def test_the_presets_are_the_papers() -> None:
@@ -66,3 +71,17 @@ def test_a_new_preset_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cant_be_right_is_said_before_anything_runs(views: ViewsConfig, said: str) -> None:
     with pytest.raises(UserError, match=said):
         check(Config(views=views))
+
+
+def test_the_first_epochs_have_smaller_views(ragged: Callable[..., Any], pictures: Callable[..., Any]) -> None:
+    source = ragged(pictures(0, [(40, 50)] * 4))
+    config = ViewsConfig(size=32, early_size=16, early_epochs=2)
+    early = early_pipeline(config)
+    assert early == pipeline(replace(config, size=16))
+    assert early_pipeline(ViewsConfig()) is None
+    views = TwoViews(source, pipeline(config), 3, early=early, early_epochs=2)
+    full, small = TwoViews(source, pipeline(config), 3), TwoViews(source, pipeline(replace(config, size=16)), 3)
+    for epoch, same in enumerate((small, small, full, full)):
+        batch = Batch(np.arange(4), epoch, 7)
+        for found, expected in zip(views(batch), same(batch), strict=True):
+            assert torch.equal(found, expected)

@@ -50,11 +50,14 @@ def headless_shapes(name: str, size: int | None = None, small_stem: bool = False
 
 
 @cache
-def check_backbone(name: str, size: int | None = None, small_stem: bool = False, bn_splits: int = 1) -> int:
+def check_backbone(
+    name: str, size: int | None = None, small_stem: bool = False, bn_splits: int = 1, early_size: int | None = None
+) -> int:
     """F of the network that these make, found without making it: no memory, no draw, nothing on disk.
 
     It is stepped on the `meta` device as it will be used: in training mode on 2 images a batch-norm part, then in
-    evaluation mode. Raises `UserError` where that fails, with what would do.
+    evaluation mode; and on images of `early_size`, if that is given. Raises `UserError` where that fails, with what
+    would do.
     """
 
     def features(pixels: int | None) -> int:
@@ -62,7 +65,10 @@ def check_backbone(name: str, size: int | None = None, small_stem: bool = False,
         if bn_splits > 1:
             with torch.device("meta"):
                 network = split_batchnorm(network, bn_splits)
-        return _stepped(network, pixels or own_size(name), 2 * bn_splits)
+        found = _stepped(network, pixels or own_size(name), 2 * bn_splits)
+        if early_size is not None and pixels == size:
+            _also_stepped(network, early_size, 2 * bn_splits, name)
+        return found
 
     asked = size or own_size(name)
     try:
@@ -230,6 +236,14 @@ def _stepped(network: nn.Module, size: int, batch: int) -> int:
             f"the backbone gives {' or '.join(map(str, sorted(widths)))} features: others in training than after it"
         )
     return widths.pop()
+
+
+def _also_stepped(network: nn.Module, size: int, batch: int, name: str) -> None:
+    try:
+        _stepped(network, size, batch)
+    except _NOT_MADE_FOR_IT as error:
+        complaint = f"{name} takes images of one size alone, not also of {size} px{_in_a_line(error)}"
+        raise UserError(f"{complaint}: leave --views.early_size out") from error
 
 
 def _features_of(backbone: nn.Module, size: int) -> int:

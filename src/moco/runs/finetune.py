@@ -25,6 +25,7 @@ from moco.evaluators.frozen import Frozen
 from moco.evaluators.scores import classify
 from moco.files import read_json, write_json
 from moco.model.backbone import feature_dim
+from moco.model.small_maps import SMALL_MAPS, multiply_small_maps
 from moco.model.tuned import Tuned
 from moco.randomness import Purpose, torch_seed
 from moco.results import FinetuneResult, SplitScores
@@ -194,6 +195,8 @@ def _prepare(tuning: Tuning) -> _Prepared:
     tuning = replace(tuning, options=asked.decided(tuning.source, len(images), len(opened.val)))
     options = tuning.options
     model = _model(tuning, opened).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        multiply_small_maps(model)
     optimizer = build_optimizer(model.backbone, tuning.optimizer, runtime.workers)
     scale = tuning.head_scale
     head = {"params": list(model.head.parameters()), "lr": tuning.optimizer.lr * scale, "lr_scale": scale}
@@ -222,7 +225,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     monitors = Monitors([validation], options.every_epochs or 1, best_by="val_top1", account=TUNING)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "arithmetic": f"the whole batch at once on {runtime.threads} threads", "data": opened.data_sha256,
+        "arithmetic": f"the whole batch at once on {runtime.threads} threads, {SMALL_MAPS}", "data": opened.data_sha256,
         "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(

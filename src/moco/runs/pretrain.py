@@ -36,6 +36,7 @@ from moco.launch import launch
 from moco.model.backbone import check_backbone
 from moco.model.moco import MoCo
 from moco.model.recompute import recompute_blocks
+from moco.model.small_maps import multiply_small_maps
 from moco.randomness import Purpose, torch_seed
 from moco.ranks import ALONE, Ranks
 from moco.ranks import found as found_ranks
@@ -57,7 +58,7 @@ from moco.train.step import MoCoStep
 from moco.train.training import Training
 from moco.train.windows import in_windows, windows_of
 from moco.views.make import TwoViews
-from moco.views.pipelines import pipeline, scaling
+from moco.views.pipelines import early_pipeline, pipeline, scaling
 from moco.views.source import Source
 
 # What a resumed run may change: the rest is what the run is.
@@ -283,6 +284,8 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         begin_from(model, start, config)
     if config.runtime.checkpoint_activations:
         recompute_blocks(model.encoder_q.backbone)
+    if runtime.device.type == "cpu":
+        multiply_small_maps(model.encoder_q)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     optimizer = build_optimizer(model, config.optimizer, runtime.workers, runtime)
@@ -314,6 +317,8 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         ranks,
         config.bn_splits > 1 and config.model.bn_shuffle,
         config.model.symmetric,
+        early_pipeline(config.views),
+        config.views.early_epochs or 0,
     )
     training = Training(
         config=config,
@@ -394,7 +399,7 @@ def _splittable(config: Config) -> bool:
     Raises `UserError` for a backbone that can't be trained at all.
     """
     model, size = config.model, config.views.size
-    check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1)
+    check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1, config.views.early_size)
     if model.bn_splits is not None:
         return True
     try:

@@ -36,13 +36,17 @@ class StepOnGPU:
         self._inputs: list[Tensor | None] = []
         self._seen: Tensor | None = None
         self._places: list[int] = []
+        self._shapes: list[torch.Size | None] = []
         self._warm = 0
         optimizer._warned_capturable_if_run_uncaptured = True  # it is on purpose, in the steps before the recording
 
     def __call__(self, seed: int, *inputs: Tensor | None) -> Tensor:
-        """One step. `inputs` have the same shapes each time, and are None or not each time."""
+        """One step. `inputs` are None or not each time; where their shapes change, the next steps are warm ones."""
         for rate, group in zip(self._rates, self._optimizer.param_groups):
             rate.fill_(group["lr"])
+        shapes = [None if given is None else given.shape for given in inputs]
+        if shapes != self._shapes:
+            self._shapes, self._warm, self._graph, self._seen = shapes, 0, None, None
         if not self._record or self._warm < WARM_STEPS:
             return self._at_once(seed, inputs)
         if self._graph is None or self._places != self._held():

@@ -67,6 +67,7 @@ class TwoViews:
     the queries' views of its rows, and the keys' views of the rows that the shuffle gives it. No pixel travels.
 
     Attributes:
+        early: of the first `early_epochs` epochs, instead of `pipeline`.
         ranks: this process's place.
         shuffled: whether several processes shuffle the keys between them (`key_order`).
         symmetric: whether each view is query and key once.
@@ -79,6 +80,8 @@ class TwoViews:
     ranks: Ranks = ONE_PROCESS
     shuffled: bool = False
     symmetric: bool = False
+    early: Pipeline | None = None
+    early_epochs: int = 0
 
     def __call__(self, batch: Step) -> tuple[Tensor, ...]:
         """The views, each normalised float32 (n, 3, size, size), n = N / processes.
@@ -108,9 +111,10 @@ class TwoViews:
         return [batch.images[rows], batch.images[order[rows]]]
 
     def _of(self, images: NDArray[np.int64], epoch: int, numbers: tuple[int, ...]) -> tuple[Tensor, ...]:
+        spec = self.pipeline if self.early is None or epoch >= self.early_epochs else self.early
         return tuple(
             random_view(
-                self.source, images, self.pipeline, self.seed, epoch, view, workers=self.workers, compiled=True
+                self.source, images, spec, self.seed, epoch, view, workers=self.workers, compiled=True
             ).contiguous(memory_format=torch.channels_last)
             for view in numbers
         )

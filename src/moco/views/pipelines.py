@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from moco.config import ViewsConfig
@@ -56,6 +56,11 @@ def scaling(config: ViewsConfig) -> Scaling:
     """The normalisation that a recipe names, of training and evaluation views alike."""
     made = pipeline(config)
     return Scaling(made.mean, made.std)
+
+
+def early_pipeline(config: ViewsConfig) -> Pipeline | None:
+    """The pipeline of the first `early_epochs` epochs, where it is another."""
+    return None if config.early_size is None else pipeline(replace(config, size=config.early_size))
 
 
 def pipeline(config: ViewsConfig) -> Pipeline:

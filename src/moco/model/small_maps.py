@@ -1,0 +1,97 @@
+"""Convolutions with small maps, whose weights' gradient is one matrix product on the CPU.
+
+oneDNN takes the gradient of a 3x3 convolution with 512 channels and maps of 2x2 four times as slowly as it multiplies
+matrices, and at 1x1 twenty times (benchmarks/README.md). Laid out as a matrix, what the kernel saw at each place is
+small where the maps are small, and the product of that with the outcome's gradient is the same sum.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+SMALL_MAPS = "small maps by products"  # in the record of what computes a run's bits
+LARGEST = 49  # places of a map (7x7): up to there it was never slower
+
+
+class _MatrixGradient(nn.Conv2d):
+    """Mixed into a convolution's class: small maps of a batch in training go by `_Convolution`."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (torch.is_grad_enabled() and weight.requires_grad and input.device.type == "cpu" and self._small(input)):
+            return super()._conv_forward(input, weight, bias)
+        if torch.is_autocast_enabled("cpu"):
+            kind = torch.get_autocast_dtype("cpu")
+            input, weight = input.to(kind), weight.to(kind)
+            bias = None if bias is None else bias.to(kind)
+        made = cast(Tensor, _Convolution.apply(input, weight, self.stride, self.padding))  # type: ignore[no-untyped-call]
+        return made if bias is None else made + bias[:, None, None]
+
+    def _small(self, images: Tensor) -> bool:
+        assert isinstance(self.padding, tuple)
+        height, width = (
+            (side + 2 * padding - kernel) // stride + 1
+            for side, padding, kernel, stride in zip(images.shape[2:], self.padding, self.kernel_size, self.stride)
+        )
+        return height * width <= LARGEST
+
+
+def multiply_small_maps(network: nn.Module) -> None:
+    """Let the convolutions of `network` that can be take their weights' gradient so; the state dict stays as it is.
+
+    Those in groups, dilated, or padded by anything but a number of zeros stay what they are.
+    """
+    for module in network.modules():
+        plain = isinstance(module, nn.Conv2d) and not isinstance(module, _MatrixGradient)
+        if plain and module.groups == 1 and module.dilation == (1, 1) and _padded_by_zeros(module):
+            module.__class__ = _multiplying(type(module))
+
+
+def _padded_by_zeros(convolution: nn.Conv2d) -> bool:
+    return convolution.padding_mode == "zeros" and isinstance(convolution.padding, tuple)
+
+
+@cache
+def _multiplying(kind: type[nn.Conv2d]) -> type[nn.Module]:
+    return type(kind.__name__, (_MatrixGradient, kind), {})
+
+
+class _Convolution(torch.autograd.Function):
+    """`F.conv2d` without bias, and the gradient of its weight as a product of two matrices."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx, images: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding = stride, padding  # type: ignore[attr-defined]
+        return F.conv2d(images, weight, None, stride, padding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        images, weight = ctx.saved_tensors
+        of_images = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_images = torch.ops.aten.convolution_backward(
+                gradient, images, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False)
+            )[0]
+        if ctx.needs_input_grad[1]:
+            outputs, inputs, height, width = weight.shape
+            rows = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)  # (N * places, outputs)
+            product = rows.T @ _seen(images, (height, width), ctx.stride, ctx.padding)
+            of_weight = product.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        return of_images, of_weight, None, None
+
+
+def _seen(images: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """What the kernel sees at each place of each image: (N * places, height * width * channels)."""
+    (up, left), (height, width) = padding, kernel
+    rows = F.pad(images.permute(0, 2, 3, 1), (0, 0, left, left, up, up))  # (N, H, W, C)
+    seen = rows.unfold(1, height, stride[0]).unfold(2, width, stride[1])  # (N, h, w, C, height, width)
+    return seen.permute(0, 1, 2, 4, 5, 3).reshape(-1, height * width * images.shape[1])
