@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import moco
 from moco.environment import describe
-from moco.runs.pretrain import prepare
+from moco.runs.preparing import prepare
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "imagenette-cpu": ("imagenette-cpu", {}),

@@ -42,7 +42,7 @@ from moco.data.dataset import place
 from moco.data.folder import scan
 from moco.data.layout import arrange
 from moco.environment import cores, describe
-from moco.runs.pretrain import prepare
+from moco.runs.preparing import prepare
 from moco.timing.load import busy_neighbours
 from moco.timing.measure import Subject, interleaved
 

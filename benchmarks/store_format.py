@@ -30,7 +30,7 @@ from moco.config import Config
 from moco.data.remote import RemoteChunks
 from moco.data.store import Store
 from moco.environment import describe
-from moco.runs.pretrain import Prepared, prepare
+from moco.runs.preparing import Prepared, prepare
 from moco.timing.measure import Subject, interleaved
 
 LOOKED_AT = 500  # images whose pixels are compared

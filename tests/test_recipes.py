@@ -14,7 +14,7 @@ import torchvision
 from moco.config import Config
 from moco.config_check import check
 from moco.model.backbone import build_backbone, check_backbone
-from moco.runs.pretrain import prepare
+from moco.runs.preparing import prepare
 from moco.runs.recipe import recipe, shipped
 from moco.sizing import LARGEST_BATCH, STEPS_AN_EPOCH, sized
 from moco.views.parameters import centre

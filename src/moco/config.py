@@ -54,9 +54,6 @@ class ViewsConfig:
     Attributes:
         pipeline: the preset: `v1` (MoCo v1), `v2` (aug+: adds blur), `v2_no_blur`, or `crop_flip`.
         size: side of a view in pixels.
-        early_size: side of the views in the first `early_epochs` epochs: a smaller one costs less (progressive
-            resizing); default: `size` throughout.
-        early_epochs: how many those are.
         scale_min: smallest crop, as a share of the image's area.
         ratio: narrowest and widest crop, width / height; default the preset's, as all below.
         jitter: largest change of brightness, contrast, saturation (factors) and hue (turns).
@@ -70,12 +67,13 @@ class ViewsConfig:
         flip_p: probability of the mirror image.
         mean: of each channel, subtracted (pixels from 0 to 1); default ImageNet's.
         std: of each channel, divided by; default ImageNet's.
+        early_size: side of the views in the first `early_epochs` epochs: a smaller one costs less (progressive
+            resizing); default: `size` throughout.
+        early_epochs: how many those are.
     """
 
     pipeline: str = "v2"
     size: int = 224
-    early_size: int | None = None
-    early_epochs: int | None = None
     scale_min: float = 0.2
     ratio: list[float] | None = None
     jitter: list[float] | None = None
@@ -88,6 +86,8 @@ class ViewsConfig:
     flip_p: float | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+    early_size: int | None = None
+    early_epochs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:
 
 def test_the_watch_leaves_the_objects_as_they_were(labelled: Path) -> None:
     from moco.commands.options import RecipeParser, config_of
-    from moco.runs.pretrain import prepare
+    from moco.runs.preparing import prepare
     from moco.timing.stopwatch import Stopwatch
 
     words = [*SMALL, "--data", str(labelled)]

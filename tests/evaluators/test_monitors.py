@@ -13,7 +13,7 @@ from moco.config import MonitorConfig
 from moco.evaluators import logistic, monitors
 from moco.evaluators.frozen import Frozen
 from moco.evaluators.monitors import LabelMonitor, chosen
-from moco.runs.pretrain import prepare
+from moco.runs.preparing import prepare
 
 
 def test_columns_and_what_options_switch_off(frozen: Frozen, train: Any, val: Any) -> None:

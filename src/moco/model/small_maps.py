@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 SMALL_MAPS = "small maps by products"  # in the record of what computes a run's bits
 LARGEST = 49  # places of a map (7x7): up to there it was never slower
@@ -29,7 +28,7 @@ class _MatrixGradient(nn.Conv2d):
             kind = torch.get_autocast_dtype("cpu")
             input, weight = input.to(kind), weight.to(kind)
             bias = None if bias is None else bias.to(kind)
-        made = cast(Tensor, _Convolution.apply(input, weight, self.stride, self.padding))  # type: ignore[no-untyped-call]
+        made = cast(Tensor, _Convolution.apply(input, weight, self.stride, self.padding))
         return made if bias is None else made + bias[:, None, None]
 
     def _small(self, images: Tensor) -> bool:
@@ -47,17 +46,18 @@ def multiply_small_maps(network: nn.Module) -> None:
     Those in groups, dilated, or padded by anything but a number of zeros stay what they are.
     """
     for module in network.modules():
-        plain = isinstance(module, nn.Conv2d) and not isinstance(module, _MatrixGradient)
-        if plain and module.groups == 1 and module.dilation == (1, 1) and _padded_by_zeros(module):
-            module.__class__ = _multiplying(type(module))
+        if isinstance(module, nn.Conv2d) and not isinstance(module, _MatrixGradient) and _plain(module):
+            kind: type[nn.Conv2d] = type(module)
+            module.__class__ = _multiplying(kind)  # type: ignore[arg-type]
 
 
-def _padded_by_zeros(convolution: nn.Conv2d) -> bool:
-    return convolution.padding_mode == "zeros" and isinstance(convolution.padding, tuple)
+def _plain(convolution: nn.Conv2d) -> bool:
+    padded_by_zeros = convolution.padding_mode == "zeros" and isinstance(convolution.padding, tuple)
+    return padded_by_zeros and convolution.groups == 1 and convolution.dilation == (1, 1)
 
 
 @cache
-def _multiplying(kind: type[nn.Conv2d]) -> type[nn.Module]:
+def _multiplying(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     return type(kind.__name__, (_MatrixGradient, kind), {})
 
 
@@ -65,15 +65,13 @@ class _Convolution(torch.autograd.Function):
     """`F.conv2d` without bias, and the gradient of its weight as a product of two matrices."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx, images: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.stride, ctx.padding = stride, padding  # type: ignore[attr-defined]
+        ctx.stride, ctx.padding = stride, padding
         return F.conv2d(images, weight, None, stride, padding)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         images, weight = ctx.saved_tensors
         of_images = of_weight = None

@@ -23,7 +23,7 @@ from moco.data.folder import scan
 from moco.data.pack import pack_items
 from moco.errors import UserError
 from moco.files import read_json, write_text
-from moco.runs.pretrain import Prepared, prepare
+from moco.runs.preparing import Prepared, prepare
 from moco.timing.load import busy_neighbours
 from moco.timing.measure import Figure, Subject, interleaved
 from moco.timing.stopwatch import Stopwatch

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from moco import checkpoint
+from moco.config import Config
+from moco.config_check import flat
 from moco.errors import UserError
 from moco.rundir import RunDir
+
+# What a resumed run may change: the rest is what the run is.
+MAY_CHANGE = (
+    "data",
+    "log",
+    "train.epochs",
+    "train.accumulate",
+    "checkpoint.",
+    "monitor.",
+    "runtime.",
+    "store.cache",
+    "store.max_bad",
+    "store.remote_gb",
+)
 
 
 def to_go_on_from(folder: RunDir) -> checkpoint.Found | None:
@@ -47,3 +64,20 @@ def what_changed(about: dict[str, Any], now: dict[str, Any]) -> list[str]:
     before, after = about.get("versions", {}), now["versions"]
     words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
     return words
+
+
+def forbidden_changes(saved: Config, asked: Config) -> list[str]:
+    """What of a run's configuration is asked to change and may not, in phrases."""
+    before, after = flat(with_format(saved, "raw")), flat(with_format(asked, "raw"))
+    return [
+        f"{name} was {before[name]}, now {after[name]}"
+        for name in before
+        if before[name] != after[name] and not name.startswith(MAY_CHANGE)
+    ]
+
+
+def with_format(config: Config, decided: str) -> Config:
+    """`config` with the store's format where it leaves that open: what a run decided is never decided again."""
+    if config.store.format != "auto":
+        return config
+    return replace(config, store=replace(config.store, format=decided))  # type: ignore[arg-type]

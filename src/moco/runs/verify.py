@@ -17,7 +17,9 @@ from moco.config import from_dict
 from moco.console import progress, say
 from moco.errors import UserError, in_a_line
 from moco.rundir import RunDir
-from moco.runs.pretrain import Prepared, forbidden_changes, prepare, what_differs
+from moco.runs.going_on import forbidden_changes
+from moco.runs.preparing import Prepared, prepare
+from moco.runs.pretrain import what_differs
 from moco.runtime import Precision
 from moco.tables import cell, read_csv
 
