@@ -14,7 +14,9 @@ from tests.conftest import SMALL
 from moco.cli import main
 from moco.commands.submit import split
 from moco.config import Config
+from moco.files import write_json
 from moco.rundir import RunDir
+from moco.runs.finetune_options import FinetuneOptions, Tuning
 from moco.runs.recipe import recipe
 
 WORDS = ["submit", "pretrain", "--recipe", "shapes", "--data", "shapes"]
@@ -40,7 +42,7 @@ def test_a_dry_run_prints_the_scripts_and_needs_neither_slurm_nor_torch(tmp_path
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["submit"], "moco submit what? valid: evaluate, linear, pretrain"),
+        (["submit"], "moco submit what? valid: evaluate, finetune, labels, linear, pretrain"),
         (["submit", "pretrian"], "did you mean pretrain?"),
         ([*WORDS], "--out is missing"),
         ([*WORDS, "--out", "runs/a", "--overwrite"], "would replace its own run"),
@@ -57,6 +59,11 @@ def test_a_dry_run_prints_the_scripts_and_needs_neither_slurm_nor_torch(tmp_path
         (["submit", "pretrain", "--resume=runs/none"], "no such folder"),
         (["submit", "linear", "runs/none"], "no such folder"),
         (["submit", "linear", ".", "--sweep=seed=1,2"], "--sweep is for pretrain"),
+        (["submit", "finetune"], "which run?"),
+        (["submit", "finetune", "runs/none"], "no such folder"),
+        (["submit", "finetune", ".", "--lr=0"], "--lr is 0.0, give a number above 0"),
+        (["submit", "labels", "runs/none"], "no such folder"),
+        (["submit", "labels", ".", "--draws=0"], "--draws is 0"),
     ],
 )
 def test_a_mistake_is_answered_before_anything_is_sent(
@@ -90,6 +97,48 @@ def test_a_run_that_is_there_is_gone_on_with_only_if_it_is_the_same(
     (tmp_path / "notes").write_text("")
     assert main([*WORDS, "--out", str(tmp_path), "--dry-run"]) == 2
     assert "holds other files" in capsys.readouterr().err
+
+
+def test_a_fine_tuning_is_a_job_that_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    begun(run, recipe("shapes", data="shapes"))
+    words = ["submit", "finetune", str(run), "--labels=10%", "--dry-run"]
+    assert main(words) == 0
+    script = capsys.readouterr().out
+    place = run / "finetune-10pct"
+    assert f'run={place}\nif [ -f "$run/finetune.json" ]; then\n' in script
+    assert 'moco finetune --resume "$run"' in script
+    assert f'moco finetune {run} --labels=10% --out "$run"' in script.replace("'--labels=10%'", "--labels=10%")
+    assert "scontrol requeue" in script and "#SBATCH --signal=TERM@120" in script
+    assert main([*words, "--out", str(tmp_path / "there")]) == 0
+    assert f"run={tmp_path / 'there'}\n" in capsys.readouterr().out
+    for more, answer in (
+        (["--overwrite"], "would replace its own run"),
+        (["--then=linear"], "send the fine-tuning by"),
+    ):
+        assert main([*words, *more]) == 2
+        assert answer in capsys.readouterr().err
+
+    options = FinetuneOptions(labels="10%").decided("run", 100, 100)
+    record = Tuning(str(run), "last", "run", recipe("shapes", data="shapes"), None, options)
+    place.mkdir()
+    write_json(place / "finetune.json", record.as_dict())
+    assert main(words) == 0  # the same, with what was left open decided
+    assert main([*words, "--epochs=7", "--from=scratch"]) == 0  # another place
+    capsys.readouterr()
+    assert main([*words, "--epochs=7", f"--out={place}"]) == 2
+    assert f"began otherwise (epochs was {options.epochs}, now 7): give another --out" in capsys.readouterr().err
+    assert main(["submit", "finetune", f"--resume={place}", "--dry-run"]) == 0
+    assert f"moco finetune --resume={place}\n" in capsys.readouterr().out.replace(")", "")
+
+
+def test_a_measurement_by_labels_is_a_job_that_is_queued_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(tmp_path / "run", recipe("shapes", data="shapes"))
+    assert main(["submit", "labels", str(tmp_path / "run"), "--draws=2", "--then=report", "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    assert "-m moco labels" in script and "-m moco report" in script and script.count("scontrol requeue") == 2
 
 
 def test_of_a_sweep_every_run_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

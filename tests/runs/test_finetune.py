@@ -18,8 +18,8 @@ import moco
 from moco import checkpoint
 from moco.cli import main
 from moco.results import FinetuneResult
-from moco.runs.finetune import default_name, initial_backbone
-from moco.runs.finetune_options import FinetuneOptions, Tuning
+from moco.runs.finetune import initial_backbone
+from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
 from moco.train.steps import Seen
 from moco.train.training import Training
 

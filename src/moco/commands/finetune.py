@@ -12,7 +12,7 @@ from moco.console import percent
 from moco.errors import UserError
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune_options import FinetuneOptions
+from moco.runs.finetune_options import FinetuneOptions, default_name
 
 MOST_ROWS = 1000  # classes; above, the table by class is in result.json alone
 
@@ -37,21 +37,32 @@ def parser() -> Parser:
     return made
 
 
-def run(args: Any) -> None:
-    """Train, and print the scores of the last and the best epoch and those of every class."""
+def checked(args: Any) -> FinetuneOptions:
+    """The options of parsed `args`. Raises `UserError` for a wrong value, and where there is no run, without torch."""
     values = args.as_dict()
     options = FinetuneOptions(**{f.name: values[f.name] for f in fields(FinetuneOptions)}).checked()
     _check(values, options)
+    if args.resume is None:
+        RunDir.open(args.run)
+    return options
+
+
+def directory(args: Any, options: FinetuneOptions) -> str:
+    """Where the fine-tuning is, or will be, as it was typed."""
+    return args.resume or args.out or os.path.join(args.run, default_name(args.as_dict()["from"], options))  # noqa: PTH118
+
+
+def run(args: Any) -> None:
+    """Train, and print the scores of the last and the best epoch and those of every class."""
+    options = checked(args)
     if args.resume is not None:
         from moco.runs.finetune import resume_finetune
 
         print_result(resume_finetune(args.resume), args.resume)
         return
-    RunDir.open(args.run)  # a wrong name or option is answered before torch is loaded
-    from moco.runs.finetune import default_name, finetune
+    from moco.runs.finetune import finetune
 
-    source = values["from"]
-    place = args.out or os.path.join(args.run, default_name(source, options))  # noqa: PTH118 - shown as it was typed
+    source, place = args.as_dict()["from"], directory(args, options)
     print_result(finetune(args.run, options, source, args.data, place, args.overwrite, args.checkpoint), place)
 
 

@@ -33,12 +33,18 @@ def parser() -> Parser:
     return made
 
 
-def run(args: Any) -> None:
-    """Measure, print a table and a sentence; `labels.json` and `plots/labels.png` hold the same."""
+def checked(args: Any) -> LabelsOptions:
+    """The options of parsed `args`. Raises `UserError` for a wrong value or run, without torch."""
     values = args.as_dict()
     options = LabelsOptions(**{f.name: values[f.name] for f in fields(LabelsOptions)})
     options.checked()
-    place = RunDir.open(args.run)  # a wrong name or option is answered before torch is loaded
+    RunDir.open(args.run)
+    return options
+
+
+def run(args: Any) -> None:
+    """Measure, print a table and a sentence; `labels.json` and `plots/labels.png` hold the same."""
+    options, place = checked(args), RunDir.open(args.run)
     from moco.runs.labels import labels
 
     print_labels(labels(args.run, options, args.data, args.checkpoint))

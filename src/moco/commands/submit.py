@@ -12,11 +12,12 @@ from moco.commands.parsing import Parser
 from moco.errors import UserError, nearest
 from moco.runs.recipe import AUTO
 from moco.runs.slurm_options import SlurmOptions
-from moco.runs.submit import changed, plan, send, work_here
+from moco.runs.submit import changed, changed_tuning, plan, send, work_here
 from moco.runs.sweep import combinations
 
-SUBMITTED = ("pretrain", "linear", "evaluate")
+SUBMITTED = ("pretrain", "finetune", "linear", "labels", "evaluate")
 FLAGS = ("--dry-run", "--local", "--help", "-h")
+_OVERWRITE = "--overwrite: a job that is queued again would replace its own run; give another --out"
 OWN = ("--then", "--sweep", *FLAGS)
 
 
@@ -104,8 +105,8 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
         if sweep:
             raise UserError("--sweep is for pretrain")
         parsed = command.parser().parse_args(list(words[1:]))
-        command.checked(parsed)
-        return list(words), parsed.run
+        options = command.checked(parsed)
+        return _tuning(words, parsed, options) if words[0] == "finetune" else (list(words), parsed.run)
     _check_place(words, sweep)
     out = value_of("--resume", list(words)) or value_of("--out", list(words)) or ""
     parser = command.parser(look=False)
@@ -123,11 +124,26 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
     return _without("--out", words), out
 
 
+def _tuning(words: Sequence[str], parsed: Any, options: Any) -> tuple[list[str], str]:
+    """`checked` of a fine-tuning."""
+    from moco.commands.finetune import directory
+
+    if parsed.overwrite:
+        raise UserError(_OVERWRITE)
+    place, values = directory(parsed, options), parsed.as_dict()
+    if parsed.resume is not None:
+        return list(words), place
+    if found := changed_tuning(place, parsed.run, values["from"], parsed.checkpoint, options):
+        began = f"{place} holds a fine-tuning that began otherwise ({'; '.join(found)})"
+        raise UserError(f"{began}: give another --out")
+    return _without("--out", words), place
+
+
 def _check_place(words: Sequence[str], sweep: Sequence[str]) -> None:
     """Raises `UserError` unless it is said where the run or runs go, in a way that a job can begin twice with."""
     resumed = value_of("--resume", list(words)) is not None
     if "--overwrite" in words:
-        raise UserError("--overwrite: a job that is queued again would replace its own run; give another --out")
+        raise UserError(_OVERWRITE)
     if sweep and resumed:
         raise UserError("--sweep begins runs: leave out --resume; those that are there below --out are gone on with")
     if not resumed and not value_of("--out", list(words)):

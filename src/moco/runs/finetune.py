@@ -31,7 +31,7 @@ from moco.randomness import Purpose, torch_seed
 from moco.results import FinetuneResult, SplitScores
 from moco.rundir import RunDir
 from moco.runs.evaluate import readable
-from moco.runs.finetune_options import FinetuneOptions, Tuning
+from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.splits import Opened, open_splits
 from moco.runs.trained import Preprocess, build_model, open_run
@@ -167,14 +167,6 @@ def _open(place: str | os.PathLike[str]) -> tuple[RunDir, Tuning]:
         return folder, Tuning.from_dict(read_json(folder.finetune_file, "fine-tuning"))
     except UserError as error:
         raise UserError(f"{folder.finetune_file}: {error}") from error
-
-
-def default_name(source: str, options: FinetuneOptions) -> str:
-    """What the directory of a fine-tuning is called."""
-    parts = ["finetune", *([source] if source != "run" else []), Amount.parse(options.labels).slug]
-    parts += [f"draw{options.draw}"] if options.draw else []
-    parts += [f"seed{options.seed}"] if options.seed else []
-    return "-".join(parts)
 
 
 def initial_backbone(config: Config, seed: int) -> nn.Module:

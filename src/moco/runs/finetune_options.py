@@ -175,3 +175,11 @@ class Tuning:
             return cls(**plain, base=from_dict(values["base"]), options=options.checked(), checkpoint=saving)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"no fine-tuning that this version of moco reads ({error!r})") from error
+
+
+def default_name(source: str, options: FinetuneOptions) -> str:
+    """What the directory of a fine-tuning is called."""
+    parts = ["finetune", *([source] if source != "run" else []), Amount.parse(options.labels).slug]
+    parts += [f"draw{options.draw}"] if options.draw else []
+    parts += [f"seed{options.seed}"] if options.seed else []
+    return "-".join(parts)

@@ -36,6 +36,7 @@ class Job:
         places: of its runs: one, or one for each element of the array.
         begin: the command line, with `RUN` and `OPTIONS`.
         again: the one that goes on where the run is there; None begins anew each time.
+        record: the file by which a run is there.
         requeued: whether it is queued again when it was interrupted with everything saved.
         slurm: what it is given.
         folder: absolute path that relative ones start from.
@@ -50,6 +51,7 @@ class Job:
     slurm: SlurmOptions
     folder: str
     array: bool = False
+    record: str = "config.yaml"
 
     @property
     def name(self) -> str:
@@ -135,7 +137,7 @@ def _moco(job: Job) -> str:
         lines.append(begin)
     else:
         again = f"moco=({_shell(job.again)})"
-        lines += ['if [ -f "$run/config.yaml" ]; then', f"    {again}", "else", f"    {begin}", "fi"]
+        lines += [f'if [ -f "$run/{job.record}" ]; then', f"    {again}", "else", f"    {begin}", "fi"]
     return "\n".join([*lines, ""])
 
 

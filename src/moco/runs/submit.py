@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from moco.config import Config
 from moco.config_check import flat
 from moco.console import say
 from moco.errors import EXIT_INTERRUPTED, Interrupted, TrainingFailed, UserError, nearest
+from moco.files import read_json
 from moco.rundir import RunDir
+from moco.runs.finetune_options import FinetuneOptions, Tuning
 from moco.runs.slurm_options import SlurmOptions
 from moco.runs.slurm_script import OPTIONS, RUN, Job, Place
 from moco.runs.sweep import combinations
@@ -24,6 +26,9 @@ from moco.train.interrupt import StopSignals
 
 THEN = ("linear", "evaluate", "report")  # what can follow a training, in this order
 PROGRAM = (sys.executable, "-m", "moco")
+# What goes on from its own directory, by the file that says that it is there; and what saves before it is stopped.
+RECORDS = {"pretrain": RunDir(Path()).config_file.name, "finetune": RunDir(Path()).finetune_file.name}
+REQUEUED = (*RECORDS, "labels")
 GLANCE_S = 0.1  # between two looks at a process and at our own signals
 
 
@@ -48,8 +53,9 @@ def submit(
     `moco submit` has checked the words' options before; this function takes them as they are.
 
     Args:
-        words: `pretrain` and its options without `--out`; or with `--resume`, or `linear RUN` and the like.
-        out: the run's directory; of a sweep, the folder that its runs are made in.
+        words: `pretrain` or `finetune` and its options without `--out`; or with `--resume`; or `linear RUN` and the
+            like.
+        out: the directory of the run or the fine-tuning; of a sweep, the folder that its runs are made in.
         slurm: what each job is given; what follows gets one task and one GPU at most.
         then: of `linear`, `evaluate`, `report`: each waits for the one before it to succeed.
         sweep: `OPTION=VALUE,VALUE`: one run for each combination, as a job array.
@@ -73,14 +79,16 @@ def plan(
         if name not in THEN:
             raise UserError(f"--then {name}: {nearest(name, THEN)}")
     command, folder = words[0], str(Path.cwd())
-    trains = command == "pretrain"
+    if command == "finetune" and then:
+        raise UserError("--then follows what makes a run's backbone or measures it: send the fine-tuning by itself")
     begin, again = (*PROGRAM, *words), None
-    if trains and not any(word.split("=")[0] == "--resume" for word in words):
+    if command in RECORDS and not any(word.split("=")[0] == "--resume" for word in words):
         begin += (*([OPTIONS] if sweep else []), "--out", RUN)
-        again = (*PROGRAM, "pretrain", "--resume", RUN)
+        again = (*PROGRAM, command, "--resume", RUN)
     root = Path(out)
     places = tuple(Place(str(root / one.name), one.options) for one in combinations(sweep))
-    first = Job(command, places, begin, again, trains, slurm, folder, bool(sweep))
+    record = RECORDS.get(command, RECORDS["pretrain"])
+    first = Job(command, places, begin, again, command in REQUEUED, slurm, folder, bool(sweep), record)
     return [first, *(_following(name, first) for name in THEN if name in then)]
 
 
@@ -116,6 +124,22 @@ def changed(out: str, asked: Config, given: Collection[str] | None = None) -> li
         if name != "data" and now[name] != before[name] and not _open(name, now[name])
         if given is None or name in given
     ]
+
+
+def changed_tuning(out: str, run: str, source: str, which: str, asked: FinetuneOptions) -> list[str]:
+    """What the fine-tuning at `out` began with that isn't what is asked now, in phrases; empty where there is none.
+
+    What is left open was decided when it began. Raises `UserError` for a folder that none can be made in.
+    """
+    place = RunDir(Path(out))
+    if not place.finetune_file.is_file():
+        RunDir.check_free(out)
+        return []
+    before = Tuning.from_dict(read_json(place.finetune_file, "fine-tuning"))
+    pairs = [("run", before.run, str(Path(run).resolve())), ("from", before.source, source)]
+    pairs += [("checkpoint", before.which, which)]
+    pairs += [(f.name, getattr(before.options, f.name), getattr(asked, f.name)) for f in fields(asked)]
+    return [f"{name} was {old}, now {new}" for name, old, new in pairs if new is not None and new != old]
 
 
 def _open(name: str, value: Any) -> bool:
@@ -176,7 +200,7 @@ def work_here(jobs: Sequence[Job]) -> None:
 def _words(job: Job, number: int) -> tuple[str, ...]:
     """The command line of one of a job's runs, as things stand now."""
     place = job.places[number]
-    there = job.again is not None and RunDir(Path(place.out)).config_file.is_file()
+    there = job.again is not None and (Path(place.out) / job.record).is_file()
     return place.filled(job.again if there and job.again is not None else job.begin)
 
 
