@@ -31,7 +31,7 @@ from moco.timing.measure import Subject, interleaved
 from moco.train.optimizer import build_optimizer
 from moco.train.step import MoCoStep
 from moco.views.make import TwoViews
-from moco.views.pipelines import pipeline
+from moco.views.pipelines import Crops
 from moco.views.ragged import Ragged
 
 SETTINGS = {"small": ("resnet18", 64, 128, 6), "large": ("resnext50_32x4d", 224, 32, 2)}
@@ -52,7 +52,7 @@ def subject(setting: str, parts: int, runtime: Runtime, source: Ragged) -> Subje
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.06))
     step = MoCoStep(model, optimizer, runtime, lambda loss: None, 0, False)
-    views = TwoViews(source, pipeline(ViewsConfig(size=size)), 0, runtime.workers)
+    views = TwoViews(source, Crops.of(ViewsConfig(size=size)), 0, runtime.workers)
     numbers = itertools.count()
 
     def run() -> None:

@@ -70,6 +70,10 @@ class ViewsConfig:
         early_size: side of the views in the first `early_epochs` epochs: a smaller one costs less (progressive
             resizing); default: `size` throughout.
         early_epochs: how many those are.
+        small_crops: so many more views of each image, of small parts of it, that are queries alone: each is to be near
+            a key of the whole (multi-crop: SwAV, arXiv:2006.09882, section 3.2).
+        small_size: their side in pixels.
+        small_scale: smallest and largest of those crops, as shares of the image's area.
     """
 
     pipeline: str = "v2"
@@ -88,6 +92,9 @@ class ViewsConfig:
     std: list[float] | None = None
     early_size: int | None = None
     early_epochs: int | None = None
+    small_crops: int = 0
+    small_size: int | None = None
+    small_scale: list[float] = field(default_factory=lambda: [0.05, 0.2])
 
 
 @dataclass(frozen=True)

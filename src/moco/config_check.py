@@ -27,6 +27,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "optimizer.weight_decay", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes", "seed",
+    "views.small_crops",
 )  # fmt: skip
 _SHARES = ("optimizer.momentum", "model.momentum", "store.holdout", "store.max_bad")
 
@@ -104,10 +105,12 @@ def _related(config: Config) -> Iterator[str]:
     yield from _views(config.views)
     if not 0 < config.views.scale_min <= 1:
         yield f"views.scale_min is {config.views.scale_min}, give a share of the area above 0, at most 1"
-    for name, side in (("size", config.views.size), ("early_size", config.views.early_size)):
+    for name in ("size", "early_size", "small_size"):
+        side = getattr(config.views, name)
         if side is not None and side < 8:
             yield f"views.{name} is {side}, give 8 pixels or more"
     yield from _early(config)
+    yield from _small(config.views)
     if config.train.batch_size is not None:
         yield from _batch(config.train.batch_size, config.model)
     yield from _model(config.model)
@@ -157,6 +160,15 @@ def _early(config: Config) -> Iterator[str]:
         yield "views.early_size needs --views.early_epochs"
     elif epochs is not None and early_epochs >= epochs:
         yield f"views.early_epochs {early_epochs} leaves nothing of {epochs} epochs: give {epochs // 2}"
+
+
+def _small(views: ViewsConfig) -> Iterator[str]:
+    if (views.small_size is None) != (views.small_crops == 0):
+        given, other = ("size", "crops") if views.small_crops == 0 else ("crops", "size")
+        yield f"views.small_{given} needs --views.small_{other}"
+    scale = views.small_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        yield f"views.small_scale is {scale}, give two shares of the area above 0, at most 1, the smaller one first"
 
 
 def _model(model: ModelConfig) -> Iterator[str]:

@@ -20,7 +20,7 @@ from moco.runs.preview import chosen, drawn_views, said, to_bytes
 from moco.runs.trained import pixel_source
 from moco.views.make import TwoViews
 from moco.views.parameters import draw
-from moco.views.pipelines import IMAGENET, pipeline
+from moco.views.pipelines import IMAGENET, Crops, pipeline
 
 
 def test_the_picture_is_enlarged_and_has_lines_below_each_view(flat: Path, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_what_is_shown_is_what_training_sees(flat: Path) -> None:
     rows = drawn_views(config, source, images, pairs=2)
     for epoch in (0, 1):
         for view, trained in enumerate(
-            TwoViews(source, pipeline(config.views), config.seed)(Batch(images, epoch, epoch))
+            TwoViews(source, Crops.of(config.views), config.seed)(Batch(images, epoch, epoch))
         ):
             for row, pixels in zip(rows, to_bytes(trained, IMAGENET)):
                 assert (row[1 + 2 * epoch + view].pixels == pixels).all()

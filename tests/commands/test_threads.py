@@ -106,5 +106,6 @@ def test_the_whole_batch_at_once_says_that_another_number_changes_bits(
     capsys.readouterr()
     assert main(["pretrain", "--resume", str(run), "--train.epochs=3", "--runtime.threads=2"]) == 0
     said = capsys.readouterr().err
-    assert "computing the whole batch at once on 1 threads, now the whole batch at once on 2 threads" in said
+    one, two = (f"the whole batch at once on {n} threads (small maps by products)" for n in (1, 2))
+    assert f"computing {one}, now {two}" in said
     assert "not to the same bits" in said

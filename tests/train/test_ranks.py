@@ -21,7 +21,7 @@ from moco.runtime import Runtime
 from moco.train.optimizer import build_optimizer
 from moco.train.step import MoCoStep, StepStats
 from moco.views.make import TwoViews
-from moco.views.pipelines import Pipeline
+from moco.views.pipelines import Crops, Pipeline
 from moco.views.ragged import Ragged
 
 STEPS, BATCH, SIZE, SEED = 6, 12, 12, 7
@@ -49,22 +49,26 @@ def trained(
     accumulate: int = 1,
     optimizer: str = "sgd",
     ranks: Ranks = ALONE,
+    small: int = 0,
 ) -> tuple[MoCo, list[StepStats]]:
     """Some steps of a small model, on views of noise, from the views to the queue."""
     runtime = Runtime(RuntimeConfig("cpu", "float32", threads=1), ranks=ranks)
     torch.manual_seed(1)
     model = MoCo(network(kind), 8, 48, momentum=0.9, temperature=0.2, mlp=True, bn_splits=splits, mask_own=True)
-    views = TwoViews(pictures(), Pipeline(SIZE), SEED, runtime.workers, ranks, splits > 1 and shuffle, symmetric)
+    crops = Crops(Pipeline(SIZE), small=Pipeline(SIZE // 2, scale=(0.05, 0.2)), small_crops=small)
+    views = TwoViews(pictures(), crops, SEED, runtime.workers, ranks, splits > 1 and shuffle, symmetric)
     rule = replace(OPTIMIZER, name=optimizer)
     moves = build_optimizer(model, rule, runtime.workers, runtime)
     shown = torch.arange(40)
-    step = MoCoStep(model, moves, runtime, lambda loss: None, SEED, symmetric, shown, None, shuffle, accumulate)
+    step = MoCoStep(
+        model, moves, runtime, lambda loss: None, SEED, symmetric, shown, None, shuffle, accumulate, small=small
+    )
     model.train()
     batches = [Batch((np.arange(BATCH) + 5 * n) % 40, 0, n) for n in range(STEPS)]
     return model, [step(views(batch), batch) for batch in batches]
 
 
-TWO = {  # cases of two processes; the first five are one process to the bit
+TWO = {  # cases of two processes; the first seven are one process to the bit
     **{
         f"{'symmetric' if symmetric else 'one loss'}, {'shuffled' if shuffle else 'in place'}": {
             "kind": "batchnorm", "splits": 2, "symmetric": symmetric, "shuffle": shuffle,
@@ -73,6 +77,8 @@ TWO = {  # cases of two processes; the first five are one process to the bit
         for shuffle in (False, True)
     },
     "muon": {"kind": "batchnorm", "splits": 2, "symmetric": True, "optimizer": "muon"},
+    "small crops": {"kind": "batchnorm", "splits": 2, "symmetric": True, "small": 3},
+    "small crops, one loss": {"kind": "batchnorm", "splits": 2, "symmetric": False, "small": 1},
     "two parts each": {"kind": "batchnorm", "splits": 4, "symmetric": True},
     "dropout": {"kind": "dropout", "splits": 2, "symmetric": True},
 }  # fmt: skip
@@ -114,7 +120,7 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
-@pytest.mark.parametrize("name", list(TWO)[:5])
+@pytest.mark.parametrize("name", list(TWO)[:7])
 def test_two_processes_of_a_part_each_are_one_process_of_two_parts_to_the_bit(two: Found, name: str) -> None:
     model, told = trained(**TWO[name])  # type: ignore[arg-type]
     one, other = two[name]
@@ -123,7 +129,7 @@ def test_two_processes_of_a_part_each_are_one_process_of_two_parts_to_the_bit(tw
     assert all(torch.equal(torch.stack([*vars(a).values()]), b) for a, b in zip(told, one["told"]))
 
 
-@pytest.mark.parametrize("name", [*list(TWO)[5:], *THREE])
+@pytest.mark.parametrize("name", [*list(TWO)[7:], *THREE])
 def test_any_number_of_processes_is_one_to_rounding(two: Found, three: Found, name: str) -> None:
     """Weights, momentum encoder, queue, running statistics and what was told."""
     model, told = trained(**{**TWO, **THREE}[name])  # type: ignore[arg-type]

@@ -70,6 +70,22 @@ def test_symmetric_uses_each_view_as_query_and_key() -> None:
     torch.testing.assert_close(model.queue[:8], torch.cat([key_a, key_b]))
 
 
+def test_small_views_are_further_queries_of_the_keys_in_turn() -> None:
+    model, optimizer, runtime = built()
+    before = copy.deepcopy(model)
+    first, second = views()
+    small = [torch.rand(4, 3, 5, 5) for _ in range(3)]
+    parts = Parts(model, runtime)
+    stats = train_step(parts, model, optimizer, (first, second, *small), None, True, lambda loss: None, small=3)
+    before.update_key_encoder()
+    of_second, of_first = before.keys(second), before.keys(first)
+    pairs = [(first, of_second), (second, of_first), *zip(small, (of_second, of_first, of_second))]
+    expected = torch.stack([info_nce(before.logits(query, key)) for query, key in pairs]).mean()
+    torch.testing.assert_close(stats.loss, expected.detach())
+    torch.testing.assert_close(model.queue[:8], torch.cat([of_second, of_first]))  # no small key
+    assert torch.equal(model.queue[8:], before.queue[8:])
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_under_total_collapse_no_positive_is_found(symmetric: bool) -> None:
     model, optimizer, runtime = built()

@@ -17,7 +17,7 @@ from moco.config import ViewsConfig
 from moco.data.sampler import Batch
 from moco.views import cuda, make, reference
 from moco.views.parameters import centre, draw
-from moco.views.pipelines import Pipeline, pipeline
+from moco.views.pipelines import Crops, Pipeline, pipeline
 from moco.views.ragged import Ragged
 
 TOLERANCE = 1e-5  # of normalised float32 pixels: the same operations in another order
@@ -200,6 +200,6 @@ def test_a_trainings_batches_alone_are_compiled(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Ragged, "device", property(lambda self: torch.device("cuda")))
     spec, here = pipeline(ViewsConfig(size=48)), source("cpu")
     make.random_view(here, np.arange(6), spec, 0, 0, 0)
-    make.TwoViews(here, spec, 0)(Batch(np.arange(8), 0, 0))
+    make.TwoViews(here, Crops(spec), 0)(Batch(np.arange(8), 0, 0))
     make.random_view(here, np.arange(8), spec, 0, 0, 0)
     assert asked == [(6, False), (8, True), (8, True), (8, False)]

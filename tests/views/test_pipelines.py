@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from moco.errors import UserError
 from moco.presets import PLAIN, PRESETS
 from moco.views.make import TwoViews
 from moco.views.parameters import draw
-from moco.views.pipelines import Pipeline, early_pipeline, pipeline
+from moco.views.pipelines import Crops, Pipeline, pipeline
 
 
 def test_the_presets_are_the_papers() -> None:
@@ -76,12 +76,24 @@ def test_what_cant_be_right_is_said_before_anything_runs(views: ViewsConfig, sai
 def test_the_first_epochs_have_smaller_views(ragged: Callable[..., Any], pictures: Callable[..., Any]) -> None:
     source = ragged(pictures(0, [(40, 50)] * 4))
     config = ViewsConfig(size=32, early_size=16, early_epochs=2)
-    early = early_pipeline(config)
-    assert early == pipeline(replace(config, size=16))
-    assert early_pipeline(ViewsConfig()) is None
-    views = TwoViews(source, pipeline(config), 3, early=early, early_epochs=2)
-    full, small = TwoViews(source, pipeline(config), 3), TwoViews(source, pipeline(replace(config, size=16)), 3)
-    for epoch, same in enumerate((small, small, full, full)):
+    full, early = (TwoViews(source, Crops.of(ViewsConfig(size=size)), 3) for size in (32, 16))
+    for epoch, same in enumerate((early, early, full, full)):
         batch = Batch(np.arange(4), epoch, 7)
-        for found, expected in zip(views(batch), same(batch), strict=True):
+        for found, expected in zip(TwoViews(source, Crops.of(config), 3)(batch), same(batch), strict=True):
             assert torch.equal(found, expected)
+
+
+def test_small_crops_are_further_views_of_small_parts(ragged: Callable[..., Any], pictures: Callable[..., Any]) -> None:
+    source, images = ragged(pictures(0, [(40, 50)] * 4)), np.arange(4)
+    config = ViewsConfig(size=32, small_crops=2, small_size=16, small_scale=[0.1, 0.3])
+    crops = Crops.of(config)
+    first, second, *small = TwoViews(source, crops, 3)(Batch(images, 1, 7))
+    assert [view.shape[-1] for view in (first, second, *small)] == [32, 32, 16, 16]
+    assert not torch.equal(small[0], small[1])
+    plain = TwoViews(source, Crops.of(ViewsConfig(size=32)), 3)(Batch(images, 1, 7))
+    assert torch.equal(first, plain[0]) and torch.equal(second, plain[1])
+    many = np.arange(1000)
+    heights, widths = np.full(1000, 400, np.int32), np.full(1000, 500, np.int32)
+    box = draw(crops.at(0, 2), heights, widths, many, 3, 0, 2).box
+    shares = box[:, 2] * box[:, 3] / (400 * 500)
+    assert 0.09 < shares.min() < 0.12 and 0.28 < shares.max() < 0.31

@@ -51,13 +51,12 @@ def headless_shapes(name: str, size: int | None = None, small_stem: bool = False
 
 @cache
 def check_backbone(
-    name: str, size: int | None = None, small_stem: bool = False, bn_splits: int = 1, early_size: int | None = None
+    name: str, size: int | None = None, small_stem: bool = False, bn_splits: int = 1, also: tuple[int, ...] = ()
 ) -> int:
     """F of the network that these make, found without making it: no memory, no draw, nothing on disk.
 
     It is stepped on the `meta` device as it will be used: in training mode on 2 images a batch-norm part, then in
-    evaluation mode; and on images of `early_size`, if that is given. Raises `UserError` where that fails, with what
-    would do.
+    evaluation mode; and so on images of `also`, in pixels. Raises `UserError` where that fails, with what would do.
     """
 
     def features(pixels: int | None) -> int:
@@ -66,8 +65,8 @@ def check_backbone(
             with torch.device("meta"):
                 network = split_batchnorm(network, bn_splits)
         found = _stepped(network, pixels or own_size(name), 2 * bn_splits)
-        if early_size is not None and pixels == size:
-            _also_stepped(network, early_size, 2 * bn_splits, name)
+        for other in also if pixels == size else ():
+            _also_stepped(network, other, 2 * bn_splits, name)
         return found
 
     asked = size or own_size(name)
@@ -243,7 +242,7 @@ def _also_stepped(network: nn.Module, size: int, batch: int, name: str) -> None:
         _stepped(network, size, batch)
     except _NOT_MADE_FOR_IT as error:
         complaint = f"{name} takes images of one size alone, not also of {size} px{_in_a_line(error)}"
-        raise UserError(f"{complaint}: leave --views.early_size out") from error
+        raise UserError(f"{complaint}: leave --views.early_size and small_size out") from error
 
 
 def _features_of(backbone: nn.Module, size: int) -> int:

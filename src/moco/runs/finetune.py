@@ -217,8 +217,8 @@ def _prepare(tuning: Tuning) -> _Prepared:
     monitors = Monitors([validation], options.every_epochs or 1, best_by="val_top1", account=TUNING)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "arithmetic": f"the whole batch at once on {runtime.threads} threads, {SMALL_MAPS}", "data": opened.data_sha256,
-        "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
+        "arithmetic": f"the whole batch at once on {runtime.threads} threads ({SMALL_MAPS})",
+        "data": opened.data_sha256, "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(
         f"{len(images):,} of {len(train):,} training images, {tuning.epochs} epochs of "

@@ -50,7 +50,7 @@ from moco.train.step import MoCoStep
 from moco.train.training import Training
 from moco.train.windows import in_windows, windows_of
 from moco.views.make import TwoViews
-from moco.views.pipelines import early_pipeline, pipeline, scaling
+from moco.views.pipelines import Crops, pipeline, scaling
 from moco.views.source import Source
 
 
@@ -108,20 +108,19 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         config.model.bn_shuffle,
         config.train.accumulate,
         config.runtime.cuda_graph,
+        config.views.small_crops,
     )
     if runtime.device.type == "cuda" and config.runtime.cuda_graph and (reason := step.why_not_recorded()):
         say(f"steps are launched kernel by kernel, not as one CUDA graph: {reason}")
     assert step.parts.count  # made now: what doesn't divide is said before there is a run
     views = TwoViews(
         source,
-        pipeline(config.views),
+        Crops.of(config.views),
         config.seed,
         runtime.workers,
         ranks,
         config.bn_splits > 1 and config.model.bn_shuffle,
         config.model.symmetric,
-        early_pipeline(config.views),
-        config.views.early_epochs or 0,
     )
     training = Training(
         config=config,
@@ -211,13 +210,18 @@ def _momentum(config: Config, steps_per_epoch: int) -> Callable[[int], float] | 
     return partial(momentum, config.model.momentum, config.model.momentum_end, config.epochs * steps_per_epoch)
 
 
+def _other_sizes(config: Config) -> tuple[int, ...]:
+    """Sides of views that aren't `views.size`."""
+    return tuple(size for size in (config.views.early_size, config.views.small_size) if size is not None)
+
+
 def _splittable(config: Config) -> bool:
     """Whether the backbone's batch-norm can be split, asked only where the parts are open.
 
     Raises `UserError` for a backbone that can't be trained at all.
     """
     model, size = config.model, config.views.size
-    check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1, config.views.early_size)
+    check_backbone(model.backbone, size, model.small_stem, model.bn_splits or 1, _other_sizes(config))
     if model.bn_splits is not None:
         return True
     try:

@@ -48,25 +48,29 @@ def train_step(
     guard: Callable[[Tensor], None],
     seed: int | None = 0,
     images: Tensor | None = None,
+    small: int = 0,
 ) -> StepStats:
     """Algorithm 1 of the paper, in its order.
 
     Args:
         parts: of `model`: what computes keys and gradients, the whole batch at once or part by part.
-        views: the two views, each (N, 3, H, W); of several processes what `TwoViews` makes for each.
+        views: the two views, each (N, 3, H, W), and the small ones; of several processes what `TwoViews` makes.
         key_order: (N,) shuffle of the keys between the parts, or None.
         symmetric: each view is query and key once; the loss is the mean of both, and both keys enter the queue.
         guard: called with the loss before it reaches the weights; raises to stop.
         seed: of what the network draws in this step (dropout); None for one that draws nothing.
         images: numbers of the batch's images, int64 (N,): keys of an image are then no negatives of it.
+        small: how many small views there are, the last ones: further queries, of the keys in turn.
     """
-    queries = list(views[:2]) if symmetric else [views[0]]
-    sources = [views[-1], views[-2]] if symmetric else [views[1]]  # of the keys
+    full = views[: len(views) - small]
+    queries = [*(full[:2] if symmetric else full[:1]), *views[len(full) :]]
+    sources = [full[-1], full[-2]] if symmetric else [full[1]]  # of the keys
     optimizer.zero_grad(set_to_none=True)
     model.update_key_encoder()  # theta_k <- m theta_k + (1 - m) theta_q
     keys = parts.keys(sources, key_order, seed)  # (N, dim) each
     objective = partial(contrast, images=images)
-    seen = parts.backward(objective, queries, keys, seed)  # logits against the OLD queue, loss, gradient
+    positives = [keys[number % len(keys)] for number in range(len(queries))]
+    seen = parts.backward(objective, queries, positives, seed)  # logits against the OLD queue, loss, gradient
     stats = _mean(_of_all(parts, seen))
     guard(stats.loss)
     optimizer.step()  # theta_q
@@ -77,7 +81,7 @@ def train_step(
 def contrast(
     model: MoCo, queries: list[Tensor], keys: list[Tensor], rows: slice, images: Tensor | None = None
 ) -> tuple[Tensor, StepStats]:
-    """The loss of one or two times n queries (n, 3, H, W), the mean over both, and what was seen.
+    """The loss of some times n queries (n, 3, H, W), the mean over all, and what was seen.
 
     They are the `rows` of a batch whose images have the numbers `images`.
     """
@@ -101,6 +105,7 @@ class MoCoStep:
         shuffle: the keys between the batch-norm parts.
         accumulate: so many pieces of the batch go through the encoders one after the other.
         record: on a GPU, whether steps are replayed as one CUDA graph where they can be.
+        small: how many small views there are.
     """
 
     model: MoCo
@@ -114,6 +119,7 @@ class MoCoStep:
     shuffle: bool = True
     accumulate: int = 1
     record: bool = True
+    small: int = 0
 
     @cached_property
     def parts(self) -> Parts:
@@ -161,7 +167,9 @@ class MoCoStep:
         return StepOnGPU(seen, self.model, self.optimizer, self.record and not self.why_not_recorded())
 
     def _computed(self, seed: int | None, order: Tensor | None, shown: Tensor | None, *views: Tensor) -> StepStats:
-        return train_step(self.parts, self.model, self.optimizer, views, order, self.symmetric, self.guard, seed, shown)
+        return train_step(
+            self.parts, self.model, self.optimizer, views, order, self.symmetric, self.guard, seed, shown, self.small
+        )
 
     def _on_device(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(numbers).to(self.runtime.device, non_blocking=True)

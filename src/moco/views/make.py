@@ -16,7 +16,7 @@ from moco.ranks import Ranks
 from moco.threads import Threads
 from moco.views import cpu, cuda, reference
 from moco.views.parameters import Parameters, centre, draw
-from moco.views.pipelines import IMAGENET, Pipeline, Scaling
+from moco.views.pipelines import IMAGENET, Crops, Pipeline, Scaling
 from moco.views.source import Source
 
 CHUNK = 16  # views that a thread makes at a time
@@ -61,41 +61,41 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class TwoViews:
-    """Makes the two augmented views of a batch, channels last: functions of (seed, epoch, image) alone.
+    """Makes the augmented views of a batch, channels last: functions of (seed, epoch, image) alone.
 
-    One process makes both views of all images, and shuffles the keys' itself. Of several each makes what it works on:
+    One process makes all views of all images, and shuffles the keys' itself. Of several each makes what it works on:
     the queries' views of its rows, and the keys' views of the rows that the shuffle gives it. No pixel travels.
 
     Attributes:
-        early: of the first `early_epochs` epochs, instead of `pipeline`.
+        crops: what makes them.
         ranks: this process's place.
         shuffled: whether several processes shuffle the keys between them (`key_order`).
         symmetric: whether each view is query and key once.
     """
 
     source: Source
-    pipeline: Pipeline
+    crops: Crops
     seed: int
     workers: Threads = ALONE
     ranks: Ranks = ONE_PROCESS
     shuffled: bool = False
     symmetric: bool = False
-    early: Pipeline | None = None
-    early_epochs: int = 0
 
     def __call__(self, batch: Step) -> tuple[Tensor, ...]:
         """The views, each normalised float32 (n, 3, size, size), n = N / processes.
 
         First and second view of the images; where keys are shuffled between processes, the queries' and then the keys':
-        (first, second) or, if symmetric, (first, second, first, second).
+        (first, second) or, if symmetric, (first, second, first, second). Then the queries' small ones, of their size.
         """
-        shares = self._shares(batch)
+        shares, small = self._shares(batch), self.crops.small_views
         if len(shares) == 1:
-            return self._of(shares[0], batch.epoch, (0, 1))
+            return self._of(shares[0], batch.epoch, (0, 1, *small))
         queries, keys = shares
         if self.symmetric:
-            return *self._of(queries, batch.epoch, (0, 1)), *self._of(keys, batch.epoch, (0, 1))
-        return *self._of(queries, batch.epoch, (0,)), *self._of(keys, batch.epoch, (1,))
+            both = *self._of(queries, batch.epoch, (0, 1)), *self._of(keys, batch.epoch, (0, 1))
+        else:
+            both = *self._of(queries, batch.epoch, (0,)), *self._of(keys, batch.epoch, (1,))
+        return *both, *self._of(queries, batch.epoch, small)
 
     def ahead(self, batch: Step) -> None:
         """`batch` comes next: begin to read its images."""
@@ -111,13 +111,12 @@ class TwoViews:
         return [batch.images[rows], batch.images[order[rows]]]
 
     def _of(self, images: NDArray[np.int64], epoch: int, numbers: tuple[int, ...]) -> tuple[Tensor, ...]:
-        spec = self.pipeline if self.early is None or epoch >= self.early_epochs else self.early
-        return tuple(
-            random_view(
-                self.source, images, spec, self.seed, epoch, view, workers=self.workers, compiled=True
-            ).contiguous(memory_format=torch.channels_last)
-            for view in numbers
-        )
+        def made(view: int) -> Tensor:
+            spec = self.crops.at(epoch, view)
+            drawn = random_view(self.source, images, spec, self.seed, epoch, view, workers=self.workers, compiled=True)
+            return drawn.contiguous(memory_format=torch.channels_last)
+
+        return tuple(made(view) for view in numbers)
 
 
 def key_order(count: int, seed: int, step: int) -> NDArray[np.int64]:

@@ -52,15 +52,50 @@ class Pipeline:
     std: tuple[float, float, float] = IMAGENET_STD
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Which pipeline makes which view of an image, by the epoch: a run's views.
+
+    Attributes:
+        full: of views 0 and 1.
+        early: of those in the first `early_epochs` epochs, if not None.
+        small: of the `small_crops` views after them.
+    """
+
+    full: Pipeline
+    early: Pipeline | None = None
+    early_epochs: int = 0
+    small: Pipeline | None = None
+    small_crops: int = 0
+
+    @classmethod
+    def of(cls, config: ViewsConfig) -> Crops:
+        """Those that a recipe names."""
+        early = small = None
+        if config.early_size is not None:
+            early = pipeline(replace(config, size=config.early_size))
+        if config.small_size is not None:
+            low, high = config.small_scale
+            small = replace(pipeline(replace(config, size=config.small_size)), scale=(low, high))
+        return cls(pipeline(config), early, config.early_epochs or 0, small, config.small_crops)
+
+    def at(self, epoch: int, view: int) -> Pipeline:
+        """What makes this view in this epoch, both from 0."""
+        if view > 1:
+            assert self.small is not None
+            return self.small
+        return self.full if self.early is None or epoch >= self.early_epochs else self.early
+
+    @property
+    def small_views(self) -> tuple[int, ...]:
+        """The numbers of the small ones."""
+        return tuple(range(2, 2 + self.small_crops))
+
+
 def scaling(config: ViewsConfig) -> Scaling:
     """The normalisation that a recipe names, of training and evaluation views alike."""
     made = pipeline(config)
     return Scaling(made.mean, made.std)
-
-
-def early_pipeline(config: ViewsConfig) -> Pipeline | None:
-    """The pipeline of the first `early_epochs` epochs, where it is another."""
-    return None if config.early_size is None else pipeline(replace(config, size=config.early_size))
 
 
 def pipeline(config: ViewsConfig) -> Pipeline:
