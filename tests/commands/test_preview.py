@@ -16,7 +16,7 @@ from moco.config import ViewsConfig
 from moco.data.dataset import open_dataset
 from moco.data.sampler import Batch
 from moco.reporting.preview import GAP_PX, LEAST_PX, LINE_PX
-from moco.runs.preview import chosen, drawn_views, said, to_bytes
+from moco.runs.preview import chosen, drawn_views, headings, said, to_bytes
 from moco.runs.trained import pixel_source
 from moco.views.make import TwoViews
 from moco.views.parameters import draw
@@ -46,16 +46,19 @@ def test_the_page_has_every_view_and_asks_nobody(flat: Path, tmp_path: Path, mon
 
 
 def test_what_is_shown_is_what_training_sees(flat: Path) -> None:
-    config = moco.recipe("folder-cpu", data=str(flat), **{"views.size": 32})
+    config = moco.recipe(
+        "folder-cpu", data=str(flat), **{"views.size": 32, "views.small_crops": 2, "views.small_size": 16}
+    )
     source = pixel_source(open_dataset(str(flat), config.store, config.short_side).train, torch.device("cpu"))
     images = chosen(len(source), config.seed, 4)
     rows = drawn_views(config, source, images, pairs=2)
     for epoch in (0, 1):
-        for view, trained in enumerate(
-            TwoViews(source, Crops.of(config.views), config.seed)(Batch(images, epoch, epoch))
-        ):
-            for row, pixels in zip(rows, to_bytes(trained, IMAGENET)):
-                assert (row[1 + 2 * epoch + view].pixels == pixels).all()
+        made = TwoViews(source, Crops.of(config.views), config.seed)(Batch(images, epoch, epoch))
+        shown = [1 + 2 * epoch, 2 + 2 * epoch, *((5, 6) if epoch == 0 else ())]
+        for column, trained in zip(shown, made):
+            for row, pixels in zip(rows, to_bytes(trained, IMAGENET), strict=True):
+                assert (row[column].pixels == pixels).all()
+    assert {len(row) for row in rows} == {7} and len(headings(2, pairs=2)) == 7
 
 
 def test_what_is_said_is_what_was_drawn() -> None:

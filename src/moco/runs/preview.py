@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from moco.reporting.preview import GENERATOR, Tile, page, sheet
 from moco.runs.trained import pixel_source
 from moco.views.make import apply, evaluation_view
 from moco.views.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters, draw
-from moco.views.pipelines import Scaling, pipeline, scaling
+from moco.views.pipelines import Crops, Scaling, scaling
 from moco.views.source import Source
 
 PAIRS = 3  # pairs of views beside each image
@@ -60,17 +61,18 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
     tiles = [[Tile(view.pixels, view.said) for view in row] for row in drawn]
     if ending == ".png":
         with atomic(path) as file:
-            sheet(tiles, headings()).save(file, format="PNG")
+            sheet(tiles, headings(config.views.small_crops)).save(file, format="PNG")
     else:
         names = [printable(data.train.names[image]) for image in images.tolist()]
         views = f"{config.views.pipeline}, {config.views.size} px:"
-        write_text(path, page(tiles, headings(), names, printable(str(config.data)), views))
+        write_text(path, page(tiles, headings(config.views.small_crops), names, printable(str(config.data)), views))
     return path
 
 
-def headings(pairs: int = PAIRS) -> list[str]:
-    """What stands above each column."""
-    return ["evaluation", *(f"epoch {n + 1}, {word}" for n in range(pairs) for word in ("query", "key"))]
+def headings(small: int = 0, pairs: int = PAIRS) -> list[str]:
+    """What stands above each column, with so many small crops."""
+    both = [f"epoch {n + 1}, {word}" for n in range(pairs) for word in ("query", "key")]
+    return ["evaluation", *both, *(f"epoch 1, small {n + 1}" for n in range(small))]
 
 
 def chosen(count: int, seed: int, rows: int) -> NDArray[np.int64]:
@@ -79,16 +81,19 @@ def chosen(count: int, seed: int, rows: int) -> NDArray[np.int64]:
 
 
 def drawn_views(config: Config, source: Source, images: NDArray[np.int64], pairs: int = PAIRS) -> list[list[View]]:
-    """Of each of `images` (n,) the evaluation view, then the pairs that training sees in its first `pairs` epochs."""
-    spec = pipeline(config.views)
+    """Of each of `images` (n,) the evaluation view, then the pairs that training sees in its first `pairs` epochs.
+
+    After them come the small crops of the first epoch, where there are any.
+    """
+    crops = Crops.of(config.views)
     heights, widths = source.heights[images], source.widths[images]
     centre = to_bytes(evaluation_view(source, images, config.views.size, scaling(config.views)), scaling(config.views))
     columns = [[View(pixels, [f"{w} x {h} px stored"]) for pixels, h, w in zip(centre, heights, widths)]]
-    for epoch in range(pairs):
-        for view in (0, 1):
-            drawn = draw(spec, heights, widths, images, config.seed, epoch, view)
-            made = to_bytes(apply(source, images, drawn, spec), Scaling(spec.mean, spec.std))
-            columns.append([View(p, said(drawn, n, heights[n] * widths[n])) for n, p in enumerate(made)])
+    for epoch, view in [*product(range(pairs), (0, 1)), *((0, view) for view in crops.small_views)]:
+        spec = crops.at(epoch, view)
+        drawn = draw(spec, heights, widths, images, config.seed, epoch, view)
+        made = to_bytes(apply(source, images, drawn, spec), Scaling(spec.mean, spec.std))
+        columns.append([View(p, said(drawn, n, heights[n] * widths[n])) for n, p in enumerate(made)])
     return [list(row) for row in zip(*columns)]
 
 
