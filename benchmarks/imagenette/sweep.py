@@ -1,10 +1,10 @@
 """What learns most from the same number of pairs: candidates against the best so far, by successive halving.
 
     python benchmarks/imagenette/sweep.py --data data/imagenette2-160 --out runs/sweep [--names base T-0.2 ...]
-        [--epochs 2 5 15] [--seeds 0 1] [--keep 0.5] [--threads 1]
+        [--epochs 2 5 15] [--seeds 0 1] [--keep 0.5] [--threads 1] [--set views.size=32 store.short_side=144]
 
 Each candidate of candidates.yaml trains `--epochs`[0] epochs, its schedule ending there, once a seed; the better share
-`--keep` by mean validation kNN (k = 20) begins anew with the next length. All share one packed store. What is done is
+`--keep` by mean validation kNN (k = 20) begins anew with the next length. `--set` changes the base of all. All share one packed store. What is done is
 in OUT/results.jsonl and isn't done again: stop it at any time, and start as many at once as there are cores to spare
 (`--threads 1`, `nice`): the accuracy after a number of pairs doesn't depend on what else the machine does, and with
 parts on threads not on `--threads` either. Prints the table of benchmarks/imagenette/README.md.
@@ -94,8 +94,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--keep", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
     args = parser.parse_args()
     candidates = yaml.safe_load(args.candidates.read_text())
+    for option, _, value in (words.partition("=") for words in args.set):
+        candidates["base"][option] = yaml.safe_load(value)
     names = args.names or list(candidates["candidates"])
     for name in names:
         if name not in candidates["candidates"]:
