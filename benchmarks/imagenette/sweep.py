@@ -4,10 +4,11 @@
         [--epochs 2 5 15] [--seeds 0 1] [--keep 0.5] [--threads 1] [--set views.size=32 store.short_side=144]
 
 Each candidate of candidates.yaml trains `--epochs`[0] epochs, its schedule ending there, once a seed; the better share
-`--keep` by mean validation kNN (k = 20) begins anew with the next length. `--set` changes the base of all. All share one packed store. What is done is
-in OUT/results.jsonl and isn't done again: stop it at any time, and start as many at once as there are cores to spare
-(`--threads 1`, `nice`): the accuracy after a number of pairs doesn't depend on what else the machine does, and with
-parts on threads not on `--threads` either. Prints the table of benchmarks/imagenette/README.md.
+`--keep` by mean validation kNN (k = 20) begins anew with the next length. `--set` changes the base of all. All share
+one packed store. What is done is in OUT/results.jsonl and isn't done again: stop it at any time, and start as many at
+once as there are cores to spare (`--threads 1`, `nice`): the accuracy after a number of pairs doesn't depend on what
+else the machine does, and with parts on threads not on `--threads` either. Prints the table of
+benchmarks/imagenette/README.md.
 """
 
 from __future__ import annotations
