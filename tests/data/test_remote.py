@@ -9,6 +9,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import obstore
@@ -129,6 +130,26 @@ def test_the_room_is_kept_to_and_images_outside_the_windows_are_read_all_the_sam
         mapped = {line.split()[-2] for line in Path("/proc/self/maps").read_text().splitlines() if "(deleted)" in line}
         assert not [path for path in mapped if path.startswith(str(cache))]  # they would take room all the same
     assert stranger.read_bytes() == b"mine"
+
+
+def test_a_chunk_that_stops_being_wanted_while_it_is_asked_for_is_not_fetched_again(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread's `want` comes between the question and the answer."""
+    pixels = opened(URL, tmp_path / "cache", remote_gb=5 * CHUNK / 1e9, window=2).train.pixels
+    assert isinstance(pixels, RemoteChunks)
+    pixels.want([3])
+    first = int(pixels.begins[3])
+    expected = pixels[first : first + 10].copy()  # it is here now
+    answer = pixels._chunk
+
+    def late(number: int) -> Any:
+        pixels.want([0, 1])
+        return answer(number)
+
+    monkeypatch.setattr(pixels, "_chunk", late)
+    assert np.array_equal(pixels[first : first + 10], expected)
+    assert 3 not in pixels._here
 
 
 class Cutting:

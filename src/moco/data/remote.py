@@ -128,8 +128,9 @@ class RemoteChunks:
         """Of one image. Raises `UserError` where it can't be fetched or kept."""
         number = int(np.searchsorted(self.begins, where.start, "right")) - 1
         begin = int(self.begins[number])
-        if self.whole or number in self._wanted or number in self._here:
-            return self._chunk(number)[where.start - begin : where.stop - begin]
+        chunk = self._chunk(number)
+        if chunk is not None:
+            return chunk[where.start - begin : where.stop - begin]
         found = self._place.part(chunk_name(number), where.start - begin, where.stop - begin)
         return np.frombuffer(found, np.uint8)
 
@@ -179,11 +180,16 @@ class RemoteChunks:
         with contextlib.suppress(RuntimeError):  # the process is about to end
             self._pieces.submit(self._advance)  # another thread's: this one may hold the lock
 
-    def _chunk(self, number: int) -> NDArray[np.uint8]:
-        """The chunk, mapped. One that could not be fetched ahead of its time is tried once more."""
+    def _chunk(self, number: int) -> NDArray[np.uint8] | None:
+        """The chunk, mapped; None for one that is neither wanted nor here.
+
+        One that could not be fetched ahead of its time is tried once more.
+        """
         with self._lock:
             coming = self._here.get(number)
             if coming is None or (coming.done() and coming.exception() is not None):
+                if not (self.whole or number in self._wanted):
+                    return None
                 coming = self._begin(number)
         return coming.result()
 
