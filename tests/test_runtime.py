@@ -12,7 +12,8 @@ import torch
 
 from moco.config import RuntimeConfig
 from moco.errors import UserError
-from moco.runtime import Precision, Runtime, choose_device, choose_precision, keep_freed_memory
+from moco.machine import Precision, choose_device, choose_precision, keep_freed_memory
+from moco.runtime import Runtime
 
 CPU = torch.device("cpu")
 
@@ -64,7 +65,7 @@ def test_slurms_tasks_are_no_business_of_a_single_process(monkeypatch: pytest.Mo
 
 def test_threads_follow_the_containers_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr("moco.runtime.cores", lambda: 3)
+    monkeypatch.setattr("moco.machine.cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Runtime(RuntimeConfig("cpu", "float32")).threads == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -118,7 +118,7 @@ def test_the_precision_is_the_runs_own_and_not_the_machines(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["runtime"]["precision"] = "auto"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr("moco.runtime.cpu_info", lambda: ("another", frozenset({"amx_bf16"})))
+    monkeypatch.setattr("moco.machine.cpu_info", lambda: ("another", frozenset({"amx_bf16"})))
     said = resume(run, capsys, "--train.epochs=3")
     assert "float32 (as this run began)" in said
     assert main(["linear", str(run), "--epochs=1", "--passes=0"]) == 0

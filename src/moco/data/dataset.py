@@ -11,28 +11,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moco.config import StoreConfig
-from moco.console import progress, say
+from moco.console import say
 from moco.data import cache, catalog, shapes
 from moco.data.chunks import MANIFEST, Opened, is_packed, open_chunks, options_of
 from moco.data.compressed import ENCODING
+from moco.data.finding import Finder, ToPack, pack_unless_found
 from moco.data.folder import fingerprint, parts, scan, shape_of
 from moco.data.format import Format, decide, free_bytes, raw_bytes
 from moco.data.images import BadImage, read_picture
-from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
+from moco.data.item import Item, printable
 from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
-from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.remote import is_remote, open_remote
 from moco.data.store import FORMAT, Pixels, Store
-from moco.errors import Damaged, UserError, nearest
-from moco.files import expanded, sync_folder
+from moco.errors import UserError, nearest
+from moco.files import expanded
 
 NO_DATA = "no data: give --data FOLDER (or a .tar or .zip, or the built-in `shapes`)"
-SAMPLE = 16  # files whose bytes are compared at every start
+LOOKED_AT = 16  # files whose sizes `facts` reads
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,12 @@ def _packed_elsewhere(spec: str, found: Opened, where: str, config: StoreConfig,
 
 
 def _opened(
-    source: Callable[[Format], _Source], folder: Path, asked: Literal["auto", "raw", "jpeg"]
-) -> tuple[_Source, Pixels]:
+    source: Callable[[Format], ToPack], folder: Path, asked: Literal["auto", "raw", "jpeg"]
+) -> tuple[ToPack, Pixels]:
     """The source in the format that was `asked` for, or is there, or suits the disk; and its pixels."""
     formats: tuple[Format, ...] = ("raw", "jpeg") if asked == "auto" else (asked,)
     for made in map(source, formats):
-        pixels = _Finder(folder, made).find()
+        pixels = Finder(folder, made).find()
         if pixels is not None:
             return made, pixels
     if asked == "auto":
@@ -137,7 +136,7 @@ def _opened(
             say(why)
         formats = (decided,)
     made = source(formats[0])
-    return made, _packed(_Finder(folder, made))
+    return made, pack_unless_found(Finder(folder, made))
 
 
 def packed(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> Pixels | None:
@@ -147,7 +146,7 @@ def packed(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> P
 
     What it holds is compared as by `open_dataset`. Raises `UserError` where a store, or the cache, can't be read.
     """
-    return _Finder(cache_folder(config), _arranged(spec, layout, config, short_side)("raw")).find()
+    return Finder(cache_folder(config), _arranged(spec, layout, config, short_side)("raw")).find()
 
 
 def cache_folder(config: StoreConfig) -> Path:
@@ -171,7 +170,7 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
     layout = arrange(scan(place(spec)), config.labels, config.holdout, spec)
     items = layout.train.items
     sides = []
-    for item in items[:: max(1, len(items) // SAMPLE)]:
+    for item in items[:: max(1, len(items) // LOOKED_AT)]:
         with contextlib.suppress(BadImage, OSError):  # packing counts and names them
             picture = read_picture(item.read(), 1)
             sides.append(min(picture.width, picture.height))
@@ -205,42 +204,7 @@ def place(spec: str) -> str:
     return str(catalog.find(spec))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is to be packed.
-
-    Attributes:
-        name: what a person calls it.
-        where: absolute path, or the built-in name.
-        place: the same for the same place packed in the same way, whatever is there now.
-        shape: the same for the same names and sizes packed in the same way.
-        listing: the same as long as no file is touched.
-        items: the files to be packed.
-        layout: splits of them.
-        pack: writes all of them into a folder.
-        raw_bytes: about what their pixels take.
-        format: what is written.
-        built_in: whether the pictures come from this program and not from files.
-    """
-
-    name: str
-    where: str
-    place: str
-    shape: str
-    listing: str
-    items: list[Item]
-    layout: Layout
-    pack: Callable[[Path], None]
-    raw_bytes: Callable[[], int]
-    format: Format
-    built_in: bool = False
-
-    def record(self, store: str) -> cache.Record:
-        """What is noted of the place once its files are in `store`."""
-        return cache.Record(self.name, store, len(self.items), self.listing)
-
-
-def _sources(spec: str, config: StoreConfig, short_side: int) -> Callable[[Format], _Source]:
+def _sources(spec: str, config: StoreConfig, short_side: int) -> Callable[[Format], ToPack]:
     """What `spec` names, to be kept in either format; it is listed once."""
     if spec == "shapes":
         return _shapes
@@ -248,15 +212,15 @@ def _sources(spec: str, config: StoreConfig, short_side: int) -> Callable[[Forma
     return _arranged(spec, layout, config, short_side)
 
 
-def _arranged(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> Callable[[Format], _Source]:
+def _arranged(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> Callable[[Format], ToPack]:
     path, items = place(spec), layout.used
     ranges = Ranges(config.range, layout.pools)
     where = [str(Path(part).expanduser().resolve()) for part in parts(path)]
     shape, listing = shape_of(items), fingerprint(items)
 
-    def source(format: Format) -> _Source:
+    def source(format: Format) -> ToPack:
         how = (short_side, config.range, *_kept_as(format))
-        return _Source(
+        return ToPack(
             name=printable(spec),
             where=",".join(where),
             place=_key(where, *how),
@@ -272,7 +236,7 @@ def _arranged(spec: str, layout: Layout, config: StoreConfig, short_side: int) -
     return source
 
 
-def _shapes(format: Format) -> _Source:
+def _shapes(format: Format) -> ToPack:
     counts = shapes.SIZES
     made = {
         split: Members([Item(f"{split}/{i}", Path("shapes"), 0, 0, 0) for i in range(count)], labels)
@@ -289,7 +253,7 @@ def _shapes(format: Format) -> _Source:
         drawn = ((f"{split}/{i}", shapes.make_image(split, i)) for split, i in numbers)
         pack_arrays(folder, drawn, jpeg=format == "jpeg")
 
-    return _Source(
+    return ToPack(
         "shapes", "shapes", _key("shapes", *_kept_as(format)), key, key, items, layout, pack,
         lambda: 3 * shapes.SIDE**2 * len(items), format, built_in=True,
     )  # fmt: skip
@@ -318,166 +282,3 @@ def _count_line(pixels: Pixels) -> str:
     line = f"{len(pixels) - left_out} images in the store, {left_out} left out"
     unread = f", {len(pixels.unread)} of them because they can't be read" if pixels.unread else ""
     return line + (f"{unread} (listed in {pixels.folder / 'manifest.json'})" if left_out else "")
-
-
-@dataclass
-class _Finder:
-    """Looks for a store of the source's pictures; looks again, with the lock held, before anything is packed.
-
-    Attributes:
-        refused: stores of other pictures, and what is to be said of them if it comes to packing.
-    """
-
-    cache: Path
-    source: _Source
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def find(self, report: bool = False) -> Pixels | None:
-        """The store of just these pictures, None if there is none; `report` says which damage was met.
-
-        Raises `UserError` where a store, or the cache, can't be read for want of memory or permission.
-        """
-        for name in self._candidates():
-            try:
-                pixels = Pixels.open(self.cache / name / "images")
-            except Damaged as error:  # another run may be mending it: not refused yet
-                if report:
-                    say(f"{error}: packing it again")
-                continue
-            if self._serves(name, pixels):
-                return pixels
-        if report:
-            for line in filter(None, self.refused.values()):
-                say(line)
-        return None
-
-    def _candidates(self) -> list[str]:
-        try:
-            names = [path.name for path in self.cache.iterdir()]
-        except (FileNotFoundError, NotADirectoryError):  # packing makes it, or says why not
-            return []
-        except OSError as error:
-            raise UserError(f"can't read the cache {self.cache}: {error.strerror} (give --store.cache DIR)") from error
-        found = (name for name in names if name.startswith(f"{self.source.shape}-") and name not in self.refused)
-        return sorted(found, key=lambda name: (name != self._untouched(), name))
-
-    def _untouched(self) -> str | None:
-        """The store that was packed from this place, if no file was touched since."""
-        try:
-            record = cache.recall(self.cache, self.source.place)
-        except ValueError:  # `change` says so if it comes to packing
-            return None
-        return record.store if record is not None and record.listing == self.source.listing else None
-
-    def _serves(self, name: str, pixels: Pixels) -> bool:
-        source = self.source
-        if source.built_in:
-            return True
-        if len(pixels) != len(source.items):
-            self.refused[name] = ""
-        elif name != self._untouched():
-            if _all_agree(pixels, source.items):
-                self._remember(name)
-                return True
-            self.refused[name] = ""
-        elif not _agrees(pixels, source.items, _sample(len(pixels))):
-            self.refused[name] = f"{source.name}: files have other contents at the same sizes and times: packing again"
-        elif passed := [n for n in pixels.unread if _digest(source.items[n]) is not None]:
-            what = f"{len(passed)} files that couldn't be read can be read now"
-            self.refused[name] = f"{source.name}: {what}: packing it again"
-        else:
-            return True
-        return False
-
-    def _remember(self, name: str) -> None:
-        source = self.source
-        count = len(source.items)
-        line = f"{source.name} holds the same {count} files that {self.cache / name} was made of, compared byte by byte"
-        try:
-            cache.recall(self.cache, source.place)
-        except ValueError as error:
-            line += f" (the record of it is damaged: {error})"
-        try:
-            cache.remember(self.cache, source.place, source.record(name))
-        except UserError as error:
-            line += f" (at every start: {error})"
-        say(line)
-
-
-def _packed(finder: _Finder) -> Pixels:
-    """The pixels, packed into the cache unless another run does so in this moment."""
-    folder, source = finder.cache, finder.source
-    with cache.packing(folder, source.shape):
-        found = finder.find(report=True)
-        if found is not None:
-            return found
-        said = cache.change(folder, source.place, source.record(""))
-        if said:
-            say(f"{said}: packing it again")
-        cache.clear_abandoned(folder)
-        try:
-            return _pack_whole(folder, source)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"can't pack into {folder}: {reason} (--store.cache DIR elsewhere?)") from error
-
-
-def _pack_whole(folder: Path, source: _Source) -> Pixels:
-    """Make the store, or nothing; a damaged one of the same name is replaced."""
-    partial = cache.begin(folder, source.shape)
-    try:
-        source.pack(partial / "images")
-        sync_folder(partial)
-        contents = Pixels.open(partial / "images").contents
-        name = f"{source.shape}-{hashlib.sha256(contents.tobytes()).hexdigest()[:12]}"
-        if not _intact(folder / name):
-            cache.settle(partial, folder / name)
-        sync_folder(folder)
-    finally:
-        cache.discard(partial)
-    cache.remember(folder, source.place, source.record(name))
-    return Pixels.open(folder / name / "images")
-
-
-def _intact(store: Path) -> bool:
-    """Whether a store of these pictures is there already: another machine, on a disk whose locks are local."""
-    try:
-        Pixels.open(store / "images")
-    except Damaged:
-        return False
-    return True
-
-
-def _sample(count: int) -> NDArray[np.int64]:
-    """Numbers of a few files, spread over all of them."""
-    return np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
-
-
-def _digest(item: Item) -> bytes | None:
-    """The digest of the file's bytes as a store has it, None if it can't be read."""
-    try:
-        return content_digest(item.read())
-    except BadImage:
-        return content_digest(f"{item.size} bytes".encode())
-    except OSError:
-        return None
-
-
-def _agrees(pixels: Pixels, items: list[Item], numbers: NDArray[np.int64]) -> bool:
-    """Whether these files have the bytes that were packed; one that can't be read at all tells nothing."""
-    for n in numbers.tolist():
-        found = _digest(items[n])
-        if found is not None and n not in pixels.unread and found != pixels.contents[n].tobytes():
-            return False
-    return True
-
-
-def _all_agree(pixels: Pixels, items: list[Item]) -> bool:
-    """Whether all files are those that were packed, byte for byte; one that can't be read now is another."""
-    with progress("comparing", len(items), "files/s") as bar, contextlib.closing(in_order(_digest, items)) as found:
-        for n, (item, digest) in enumerate(zip(items, found)):
-            if item.name != pixels.names[n] or (digest or bytes(DIGEST_BYTES)) != pixels.contents[n].tobytes():
-                return False
-            if n % 100 == 0:
-                bar.update(n)
-    return True

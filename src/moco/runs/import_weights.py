@@ -19,13 +19,13 @@ from moco.errors import UserError
 from moco.exchange.architecture import architecture
 from moco.exchange.incoming import Weights, fill
 from moco.exchange.layouts import read_weights
+from moco.machine import choose_device, choose_precision
 from moco.model.backbone import library_of, own_size
 from moco.model.moco import MoCo
 from moco.randomness import Purpose, torch_seed
 from moco.rundir import RunDir
 from moco.runs.recipe import recipe
 from moco.runs.trained import Run, build_model, open_run
-from moco.runtime import choose_device, choose_precision
 from moco.tables import Row, write_csv
 from moco.train.metrics import COLUMNS
 from moco.train.optimizer import build_optimizer, set_lr

@@ -27,6 +27,7 @@ from moco.evaluators.leak import LeakMonitor
 from moco.evaluators.monitors import LabelMonitor
 from moco.evaluators.verdict import Setting, told
 from moco.exchange.incoming import Weights
+from moco.machine import Precision
 from moco.model.backbone import check_backbone
 from moco.model.moco import MoCo
 from moco.model.recompute import recompute_blocks
@@ -37,7 +38,7 @@ from moco.rundir import RunDir
 from moco.runs.start import begin_from, first_weights
 from moco.runs.telling import sinks
 from moco.runs.trained import build_model, labelled, pixel_source
-from moco.runtime import Precision, Runtime
+from moco.runtime import Runtime
 from moco.sinks.sink import check_installed
 from moco.sizing import advice, sized
 from moco.train.guard import FiniteGuard

@@ -17,6 +17,7 @@ from moco.errors import UserError
 from moco.evaluators.monitors import LabelMonitor
 from moco.files import read_json, write_json
 from moco.launch import launch
+from moco.machine import Precision
 from moco.ranks import Ranks
 from moco.ranks import found as found_ranks
 from moco.rundir import RunDir
@@ -24,7 +25,7 @@ from moco.runs.going_on import forbidden_changes, mend_best, to_go_on_from, what
 from moco.runs.preparing import Prepared, frozen_backbone, prepare
 from moco.runs.telling import show_features
 from moco.runs.trained import Run, open_run
-from moco.runtime import Precision, Runtime
+from moco.runtime import Runtime
 from moco.train.loop import Loop
 
 _RESUME = "moco pretrain --resume"

@@ -29,11 +29,12 @@ from moco.data.store import Store
 from moco.environment import cores
 from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, Labelled
+from moco.machine import Precision
 from moco.model.head import Head
 from moco.model.moco import MoCo
 from moco.ranks import ALONE, Ranks
 from moco.rundir import RunDir
-from moco.runtime import Precision, Runtime
+from moco.runtime import Runtime
 from moco.tables import Row, read_csv
 from moco.views.make import evaluation_view
 from moco.views.pipelines import IMAGENET, Scaling, scaling

@@ -16,11 +16,11 @@ from moco import checkpoint
 from moco.config import from_dict
 from moco.console import progress, say
 from moco.errors import UserError, in_a_line
+from moco.machine import Precision
 from moco.rundir import RunDir
 from moco.runs.going_on import forbidden_changes
 from moco.runs.preparing import Prepared, prepare
 from moco.runs.pretrain import what_differs
-from moco.runtime import Precision
 from moco.tables import cell, read_csv
 
 STEPS = 50

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.console import say
-from moco.runtime import why_not_compiled
+from moco.machine import why_not_compiled
 from moco.views.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, greyscale, solarise
 from moco.views.parameters import Parameters
 from moco.views.pipelines import Pipeline
