@@ -25,7 +25,7 @@ from moco.evaluators.frozen import Frozen
 from moco.evaluators.scores import classify
 from moco.files import read_json, write_json
 from moco.model.backbone import feature_dim
-from moco.model.small_maps import SMALL_MAPS, multiply_small_maps
+from moco.model.small_maps import multiply_small_maps
 from moco.model.tuned import Tuned
 from moco.randomness import Purpose, torch_seed
 from moco.results import FinetuneResult, SplitScores
@@ -38,6 +38,7 @@ from moco.runs.trained import Preprocess, build_model, open_run
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Loop, Monitors
 from moco.train.optimizer import build_optimizer
+from moco.train.parts import at_once
 from moco.train.state import Totals
 from moco.train.training import Training
 from moco.train.tuning import TUNING, LabelledOrder, LabelledViews, TuneStats, TuneStep, class_weights
@@ -217,7 +218,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     monitors = Monitors([validation], options.every_epochs or 1, best_by="val_top1", account=TUNING)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "arithmetic": f"the whole batch at once on {runtime.threads} threads ({SMALL_MAPS})",
+        "arithmetic": at_once(runtime),
         "data": opened.data_sha256, "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(

@@ -258,11 +258,16 @@ def arithmetic(model: MoCo, runtime: Runtime) -> str:
     if runtime.device.type != "cpu":
         return "on one stream" if world == 1 else f"in {world} processes"
     if model.bn_splits == 1:
-        whole = f"the whole batch at once on {runtime.threads} threads ({SMALL_MAPS})"
-        return whole if world == 1 else f"{whole} in {world} processes"
+        return at_once(runtime) if world == 1 else f"{at_once(runtime)} in {world} processes"
     exact = world == 1 or model.bn_splits == world == 2  # one sum of two: whoever comes first
     parts = f"in {model.bn_splits} parts on any number of threads"
     return f"{parts}{'' if exact else f' in {world} processes'} ({SMALL_MAPS})"
+
+
+def at_once(runtime: Runtime) -> str:
+    """`arithmetic` of batches that stay whole in one process."""
+    phrase = f"the whole batch at once on {runtime.threads} threads"
+    return f"{phrase} ({SMALL_MAPS})" if runtime.device.type == "cpu" else phrase
 
 
 def part_of(model: MoCo, splits: int = 1) -> MoCo:
