@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moco.cli import main
-from moco.config import Config, StoreConfig, from_dict, parse_range, unknown_keys
+from moco.config import Config, ModelConfig, StoreConfig, TrainConfig, ViewsConfig, from_dict, parse_range, unknown_keys
 from moco.config_check import check, flat
 from moco.errors import UserError
 
@@ -123,6 +123,23 @@ def test_no_number_may_be_non_finite(value: float) -> None:
                     check(config)
 
 
+def test_what_is_stored_is_enough_for_the_small_crops() -> None:
+    views = ViewsConfig(size=64, scale_min=0.4)
+    assert Config(views=views).short_side == 102
+    small = replace(views, small_crops=2, small_size=32, small_scale=[0.05, 0.2])
+    assert Config(views=small).short_side == 144
+    assert Config(views=small, store=StoreConfig(short_side=90)).short_side == 90
+
+
+def test_monitors_know_what_other_views_cost() -> None:
+    config = Config(train=TrainConfig(epochs=10), model=ModelConfig(symmetric=True))
+    assert config.monitor_interval(1000, 8000) == 10
+    early = replace(config, views=ViewsConfig(size=64, early_size=32, early_epochs=5))  # 8 (1/2 + 1/2 / 4) = 5
+    assert early.monitor_interval(1000, 8000) == 16
+    small = replace(config, views=ViewsConfig(size=64, small_crops=4, small_size=32))  # 8 + 4 * 3 / 4 = 11
+    assert small.monitor_interval(1000, 8000) == 8
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -205,8 +222,9 @@ def test_a_range(text: str, expected: tuple[float, float] | None, capsys: pytest
         ("--views.small_scale=[0.2,0.1]", "views.small_scale is [0.2, 0.1], give two shares of the area"),
         ("--views.small_crops=-1", "views.small_crops is -1, give 0 or more"),
         ("--views.early_size=32", "views.early_size needs --views.early_epochs"),
+        ("--views.early_size=64 --views.early_epochs=1", "views.early_size 64 is no smaller than views.size 64"),
         ("--views.early_epochs=1", "views.early_epochs needs --views.early_size"),
-        ("--views.early_size=32 --views.early_epochs=8 --train.epochs=8", "leaves nothing of 8 epochs: give 4"),
+        ("--views.early_size=32 --views.early_epochs=8 --train.epochs=8", "of 8 epochs: give 4, or --train.epochs 9"),
         ("--store.max_bad=1", "store.max_bad is 1.0"),
         ("--store.range=wide", "store.range is 'wide', give auto, full, or LOW,HIGH"),
         ("--store.range=5,5", "store.range is '5,5', give auto, full, or LOW,HIGH: two numbers, the first below"),

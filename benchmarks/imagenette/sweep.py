@@ -26,7 +26,7 @@ import moco
 from moco.config import from_dict
 from moco.environment import describe
 from moco.errors import UserError, nearest
-from moco.files import locked
+from moco.files import locked, read_json, write_json
 
 HERE = Path(__file__).parent
 BUSY = "another process is at it"
@@ -105,6 +105,12 @@ def main() -> None:
         if name not in candidates["candidates"]:
             parser.error(f"no candidate {name}: {nearest(name, candidates['candidates'])}")
     args.out.mkdir(parents=True, exist_ok=True)
+    base = args.out / "base.json"  # what all results of this place have in common
+    with locked(args.out / ".results.lock", "", wait=lambda _: None):
+        if not base.exists():
+            write_json(base, candidates["base"])
+    if read_json(base, "base") != candidates["base"]:
+        parser.error(f"{base} has another base: give another --out")
     for epochs in args.epochs:
         found = rung(args, candidates, names, epochs)
         ranked = sorted(found, key=lambda name: -statistics.mean(found[name]))

@@ -21,8 +21,8 @@ class StoreConfig:
 
     Attributes:
         cache: folder of the packed stores; default `$MOCO_CACHE`, else `~/.cache/moco`.
-        short_side: stored short side in pixels; default `views.size / sqrt(views.scale_min)`, so that the
-            smallest crop is not blown up. Never above the source's size.
+        short_side: stored short side in pixels; default `views.size / sqrt(views.scale_min)`, or what the small crops
+            need, so that the smallest crop is not blown up. Never above the source's size.
         labels: `folders` takes class folders as labels, `none` ignores them, `auto` looks.
         holdout: share of a labelled set without `val/` that is held out for validation.
         max_bad: share of unreadable images above which packing stops.
@@ -302,8 +302,12 @@ class Config:
     @property
     def short_side(self) -> int:
         """Short side to store in pixels: a crop of `scale_min` of it is not blown up (multiple of 1)."""
-        asked = self.store.short_side
-        return asked if asked is not None else math.ceil(self.views.size / math.sqrt(self.views.scale_min))
+        if self.store.short_side is not None:
+            return self.store.short_side
+        smallest = [(self.views.size, self.views.scale_min)]
+        if self.views.small_size is not None:
+            smallest.append((self.views.small_size, self.views.small_scale[0]))
+        return max(math.ceil(size / math.sqrt(scale)) for size, scale in smallest)
 
     @property
     def batch_size(self) -> int:
@@ -337,8 +341,17 @@ class Config:
         """
         if self.monitor.every_epochs is not None:
             return self.monitor.every_epochs
-        step_cost = 8 if self.model.symmetric else 4
-        return max(1, math.ceil(looks / (MONITOR_SHARE * step_cost * train_count)))
+        return max(1, math.ceil(looks / (MONITOR_SHARE * self._step_cost * train_count)))
+
+    @property
+    def _step_cost(self) -> float:
+        """Of an image in a step, in forward passes at `views.size`; a pass costs as its views have pixels."""
+        views, of_full = self.views, 8 if self.model.symmetric else 4
+        small = 0.0 if views.small_size is None else 3 * views.small_crops * (views.small_size / views.size) ** 2
+        if views.early_size is None or views.early_epochs is None or self.train.epochs is None:
+            return of_full + small
+        early = min(views.early_epochs / self.train.epochs, 1.0)
+        return of_full * (1 - early + early * (views.early_size / views.size) ** 2) + small
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, as YAML and checkpoints hold them."""

@@ -158,8 +158,12 @@ def _early(config: Config) -> Iterator[str]:
             yield "views.early_epochs needs --views.early_size"
     elif early_epochs is None:
         yield "views.early_size needs --views.early_epochs"
+    elif size >= config.views.size:
+        yield f"views.early_size {size} is no smaller than views.size {config.views.size}: leave it out"
     elif epochs is not None and early_epochs >= epochs:
-        yield f"views.early_epochs {early_epochs} leaves nothing of {epochs} epochs: give {epochs // 2}"
+        less = f"{epochs // 2}, or " if epochs > 1 else ""
+        left = f"views.early_epochs {early_epochs} leaves nothing of {epochs} epochs"
+        yield f"{left}: give {less}--train.epochs {early_epochs + 1} or more"
 
 
 def _small(views: ViewsConfig) -> Iterator[str]:

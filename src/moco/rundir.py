@@ -37,7 +37,7 @@ _WRITTEN = {
     ),
     "": (
         "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json",
-        "labels.json", "failure.json", "report.html", ".export.lock",
+        "labels.json", "failure.json", "report.html", ".export.lock", "finetune.json", "result.json",
     ),
 }  # fmt: skip
 

@@ -205,7 +205,7 @@ class Runtime:
             self.compile_mode = "off"
         else:
             for module in modules:
-                module.compile(mode=self.compile_mode)
+                module.compile(mode=self.compile_mode, dynamic=False)  # a graph for each size of views
 
     def begin_step(self) -> None:
         """Tell CUDA graphs that the outputs of the step before may be overwritten."""

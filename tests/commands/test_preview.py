@@ -51,7 +51,7 @@ def test_what_is_shown_is_what_training_sees(flat: Path) -> None:
     )
     source = pixel_source(open_dataset(str(flat), config.store, config.short_side).train, torch.device("cpu"))
     images = chosen(len(source), config.seed, 4)
-    rows = drawn_views(config, source, images, pairs=2)
+    rows = drawn_views(config, source, images, pairs=2, small=True)
     for epoch in (0, 1):
         made = TwoViews(source, Crops.of(config.views), config.seed)(Batch(images, epoch, epoch))
         shown = [1 + 2 * epoch, 2 + 2 * epoch, *((5, 6) if epoch == 0 else ())]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,17 +129,25 @@ def test_a_fine_tuning_is_a_job_that_goes_on(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main([*words, "--epochs=7", f"--out={place}"]) == 2
     assert f"began otherwise (epochs was {options.epochs}, now 7): give another --out" in capsys.readouterr().err
+    assert main([*words, "--data=other"]) == 2
+    assert "began otherwise (data was the run's, now other)" in capsys.readouterr().err
+    few = FinetuneOptions(labels="10%").decided("run", 10, 100)  # of fewer images than a batch
+    write_json(place / "finetune.json", replace(record, options=few).as_dict())
+    assert main(words) == 0
+    assert main(["submit", "finetune", "--resume=runs/typo", "--dry-run"]) == 2
+    assert "no directory of `moco finetune`" in capsys.readouterr().err
     assert main(["submit", "finetune", f"--resume={place}", "--dry-run"]) == 0
     assert f"moco finetune --resume={place}\n" in capsys.readouterr().out.replace(")", "")
 
 
-def test_a_measurement_by_labels_is_a_job_that_is_queued_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_measurement_by_labels_is_a_job_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path / "run", recipe("shapes", data="shapes"))
-    assert main(["submit", "labels", str(tmp_path / "run"), "--draws=2", "--then=report", "--dry-run"]) == 0
+    words = ["submit", "labels", str(tmp_path / "run"), "--draws=2", "--then=report", "--dry-run"]
+    assert main(words) == 0
     script = capsys.readouterr().out
-    assert "-m moco labels" in script and "-m moco report" in script and script.count("scontrol requeue") == 2
+    assert "-m moco labels" in script and "-m moco report" in script and "scontrol requeue" not in script
+    assert main([*words, "--slurm.gpus=4"]) == 2
+    assert "labels is one process: give --slurm.gpus 1 or 0" in capsys.readouterr().err
 
 
 def test_of_a_sweep_every_run_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,3 +38,10 @@ def test_a_slow_beginning_and_single_slow_steps_are_nothing() -> None:
 
 def test_a_pace_on_the_border_does_not_flicker() -> None:
     assert len(said([0.1] * 40 + [0.1 * SLOW * f for f in (0.98, 1.02)] * 200)) <= 1
+
+
+def test_views_of_another_size_are_other_work() -> None:
+    neighbours = Neighbours()
+    assert [neighbours.step(0.1, 32) for _ in range(40)] == [None] * 40
+    assert [neighbours.step(0.3, 64) for _ in range(40)] == [None] * 40
+    assert any("another program" in (neighbours.step(0.9, 64) or "") for _ in range(40))

@@ -12,7 +12,7 @@ from moco.console import percent
 from moco.errors import UserError
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune_options import FinetuneOptions, default_name
+from moco.runs.finetune_options import FinetuneOptions, default_name, open_tuning
 
 MOST_ROWS = 1000  # classes; above, the table by class is in result.json alone
 
@@ -44,6 +44,8 @@ def checked(args: Any) -> FinetuneOptions:
     _check(values, options)
     if args.resume is None:
         RunDir.open(args.run)
+    else:
+        open_tuning(args.resume)
     return options
 
 

@@ -36,4 +36,5 @@ def run(args: Any) -> None:
 
     from moco.runs.preview import PAIRS, preview
 
-    print(f"{preview(config, out, rows)}: the evaluation view, then {PAIRS} pairs of views of each image")
+    small = f", and {config.views.small_crops} small crops" if config.views.small_crops else ""
+    print(f"{preview(config, out, rows)}: the evaluation view, then {PAIRS} pairs of views{small} of each image")

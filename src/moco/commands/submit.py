@@ -133,7 +133,7 @@ def _tuning(words: Sequence[str], parsed: Any, options: Any) -> tuple[list[str],
     place, values = directory(parsed, options), parsed.as_dict()
     if parsed.resume is not None:
         return list(words), place
-    if found := changed_tuning(place, parsed.run, values["from"], parsed.checkpoint, options):
+    if found := changed_tuning(place, parsed.run, values["from"], parsed.checkpoint, parsed.data, options):
         began = f"{place} holds a fine-tuning that began otherwise ({'; '.join(found)})"
         raise UserError(f"{began}: give another --out")
     return _without("--out", words), place

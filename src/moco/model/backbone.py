@@ -66,7 +66,7 @@ def check_backbone(
                 network = split_batchnorm(network, bn_splits)
         found = _stepped(network, pixels or own_size(name), 2 * bn_splits)
         for other in also if pixels == size else ():
-            _also_stepped(network, other, 2 * bn_splits, name)
+            _also_stepped(network, other, 2 * bn_splits, name, found)
         return found
 
     asked = size or own_size(name)
@@ -237,12 +237,15 @@ def _stepped(network: nn.Module, size: int, batch: int) -> int:
     return widths.pop()
 
 
-def _also_stepped(network: nn.Module, size: int, batch: int, name: str) -> None:
+def _also_stepped(network: nn.Module, size: int, batch: int, name: str, features: int) -> None:
+    """Raises `UserError` unless the network for another size gives as many `features` of images of `size` px."""
+    wayout = f"give another --views.early_size or --views.small_size than {size}, or none"
     try:
-        _stepped(network, size, batch)
+        found = _stepped(network, size, batch)
     except _NOT_MADE_FOR_IT as error:
-        complaint = f"{name} takes images of one size alone, not also of {size} px{_in_a_line(error)}"
-        raise UserError(f"{complaint}: leave --views.early_size and small_size out") from error
+        raise UserError(f"{name}, as made here, takes no images of {size} px{_in_a_line(error)}: {wayout}") from error
+    if found != features:
+        raise UserError(f"{name} gives {found} features of images of {size} px, and {features} otherwise: {wayout}")
 
 
 def _features_of(backbone: nn.Module, size: int) -> int:

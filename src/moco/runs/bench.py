@@ -89,7 +89,7 @@ def bench(config: Config, rounds: int = 5, steps: int = 5, load: int = 0) -> Ben
             raise UserError(f"--{name} is {value}, give {least} or more")
     if config.data is None:
         raise UserError("no data: give --data FOLDER, or --data shapes")
-    prepared = prepare(config)
+    prepared = prepare(replace(config, views=replace(config.views, early_size=None, early_epochs=None)))
     with busy_neighbours(load):
         found, breakdown = _steps(prepared, rounds, steps)
         pack = _packing(prepared.config, rounds)
@@ -100,7 +100,7 @@ def bench(config: Config, rounds: int = 5, steps: int = 5, load: int = 0) -> Ben
 
 def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figure], dict[str, float]]:
     training, runtime = prepared.training, prepared.runtime
-    batch = training.sampler.batch_size
+    batch, count = training.sampler.batch_size, 2 + prepared.config.views.small_crops
     batches: Iterator[NDArray[np.int64]] = itertools.cycle(training.sampler.order(0))
     first = training.batch(next(batches))
     fixed = training.views(first)
@@ -118,7 +118,7 @@ def _steps(prepared: Prepared, rounds: int, steps: int) -> tuple[dict[str, Figur
         [
             Subject("full", repeated(lambda: training.step(next(batches))), steps * batch),
             Subject("compute_only", repeated(lambda: training.learn(fixed, first)), steps * batch),
-            Subject("views", repeated(lambda: training.views(training.batch(next(batches)))), steps * batch * 2),
+            Subject("views", repeated(lambda: training.views(training.batch(next(batches)))), steps * batch * count),
         ],
         rounds,
     )
@@ -157,6 +157,8 @@ def _setting(prepared: Prepared) -> dict[str, Any]:
     return {
         "backbone": config.model.backbone,
         "size": config.views.size,
+        "small_crops": config.views.small_crops,
+        "small_size": config.views.small_size,
         "pipeline": config.views.pipeline,
         "batch_size": config.batch_size,
         "queue_size": config.queue_size,

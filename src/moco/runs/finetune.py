@@ -23,7 +23,7 @@ from moco.evaluators.classifier import Classifier
 from moco.evaluators.draws import Amount, draw
 from moco.evaluators.frozen import Frozen
 from moco.evaluators.scores import classify
-from moco.files import read_json, write_json
+from moco.files import write_json
 from moco.model.backbone import feature_dim
 from moco.model.small_maps import multiply_small_maps
 from moco.model.tuned import Tuned
@@ -31,7 +31,7 @@ from moco.randomness import Purpose, torch_seed
 from moco.results import FinetuneResult, SplitScores
 from moco.rundir import RunDir
 from moco.runs.evaluate import readable
-from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
+from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name, open_tuning
 from moco.runs.going_on import mend_best, to_go_on_from, what_changed
 from moco.runs.splits import Opened, open_splits
 from moco.runs.trained import Preprocess, build_model, open_run
@@ -112,7 +112,7 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
 
     Raises as `finetune` does, and `UserError` for other data than it began with.
     """
-    folder, tuning = _open(place)
+    folder, tuning = open_tuning(place)
     with folder.locked():
         found = to_go_on_from(folder)
         prepared = _prepare(tuning)
@@ -149,7 +149,7 @@ def load_finetuned(
     Raises:
         UserError: there is no such fine-tuning or checkpoint, or it is damaged.
     """
-    folder, tuning = _open(place)
+    folder, tuning = open_tuning(place)
     content = checkpoint.load_for_evaluation(folder.checkpoints, which)
     about, config = content["about"], tuning.base
     classes, width = content["model"]["head.weight"].shape
@@ -157,17 +157,6 @@ def load_finetuned(
     model.load_state_dict(content["model"])
     preprocess = Preprocess(config.views.size, config.short_side, about["ranges"], scaling(config.views))
     return model.to(device).eval(), preprocess, about["classes"]
-
-
-def _open(place: str | os.PathLike[str]) -> tuple[RunDir, Tuning]:
-    """The directory of a fine-tuning, and what it is. Raises `UserError` if it is none, or its record is damaged."""
-    folder = RunDir(Path(place))
-    if not folder.finetune_file.is_file():
-        raise UserError(f"{os.fspath(place)} is no directory of `moco finetune`: it has no {folder.finetune_file.name}")
-    try:
-        return folder, Tuning.from_dict(read_json(folder.finetune_file, "fine-tuning"))
-    except UserError as error:
-        raise UserError(f"{folder.finetune_file}: {error}") from error
 
 
 def initial_backbone(config: Config, seed: int) -> nn.Module:
@@ -188,7 +177,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     tuning = replace(tuning, options=asked.decided(tuning.source, len(images), len(opened.val)))
     options = tuning.options
     model = _model(tuning, opened).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cpu":
+    if device.type == "cpu" and runtime.precision == "float32":
         multiply_small_maps(model)
     optimizer = build_optimizer(model.backbone, tuning.optimizer, runtime.workers)
     scale = tuning.head_scale
@@ -218,7 +207,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     monitors = Monitors([validation], options.every_epochs or 1, best_by="val_top1", account=TUNING)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "arithmetic": at_once(runtime),
+        "arithmetic": at_once(model, runtime),
         "data": opened.data_sha256, "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(

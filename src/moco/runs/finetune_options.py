@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from moco.config import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig, from_dict
 from moco.errors import UserError
 from moco.evaluators.draws import Amount
+from moco.files import read_json
+from moco.rundir import RunDir
 
 LEAST_EPOCHS, LEAST_STEPS = 30, 500
 WARMUP_SHARE = 0.1  # of the epochs
@@ -183,3 +187,14 @@ def default_name(source: str, options: FinetuneOptions) -> str:
     parts += [f"draw{options.draw}"] if options.draw else []
     parts += [f"seed{options.seed}"] if options.seed else []
     return "-".join(parts)
+
+
+def open_tuning(place: str | os.PathLike[str]) -> tuple[RunDir, Tuning]:
+    """The directory of a fine-tuning, and what it is. Raises `UserError` if it is none, or its record is damaged."""
+    folder = RunDir(Path(place))
+    if not folder.finetune_file.is_file():
+        raise UserError(f"{os.fspath(place)} is no directory of `moco finetune`: it has no {folder.finetune_file.name}")
+    try:
+        return folder, Tuning.from_dict(read_json(folder.finetune_file, "fine-tuning"))
+    except UserError as error:
+        raise UserError(f"{folder.finetune_file}: {error}") from error

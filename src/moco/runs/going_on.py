@@ -1,4 +1,4 @@
-"""What a training that is gone on with begins at, whatever it trains."""
+"""What a training that is gone on with begins at, and what of its options may be others then."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _model(config: Config, start: Weights | None, runtime: Runtime) -> MoCo:
         begin_from(model, start, config)
     if config.runtime.checkpoint_activations:
         recompute_blocks(model.encoder_q.backbone)
-    if runtime.device.type == "cpu":
+    if runtime.device.type == "cpu" and runtime.precision == "float32":
         multiply_small_maps(model.encoder_q)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)

@@ -96,8 +96,8 @@ def _noting_failure(run: RunDir, ranks: Ranks) -> contextlib.AbstractContextMana
 def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     """Go on with an interrupted run, to the same bits as if it had never stopped.
 
-    `config` may differ from the run's own in what `MAY_CHANGE` lists. Raises as `pretrain` does, and `UserError` for
-    other data or options than it began with, and where there are checkpoints but none is whole.
+    `config` may differ from the run's own in what `going_on.MAY_CHANGE` lists. Raises as `pretrain` does, and
+    `UserError` for other data or options than it began with, and where there are checkpoints but none is whole.
     """
     folder = RunDir.open(run)
     saved = folder.read_config()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moco.config import Config
+from moco.config import Config, ViewsConfig
 from moco.config_check import check
 from moco.data.dataset import open_dataset
 from moco.data.item import printable
@@ -57,16 +57,23 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
         check_ours(path, GENERATOR)
     data = open_dataset(config.data, config.store, config.short_side)
     images = chosen(len(data.train), config.seed, rows)
-    drawn = drawn_views(config, pixel_source(data.train, torch.device("cpu")), images)
+    drawn = drawn_views(config, pixel_source(data.train, torch.device("cpu")), images, small=True)
     tiles = [[Tile(view.pixels, view.said) for view in row] for row in drawn]
     if ending == ".png":
         with atomic(path) as file:
             sheet(tiles, headings(config.views.small_crops)).save(file, format="PNG")
     else:
         names = [printable(data.train.names[image]) for image in images.tolist()]
-        views = f"{config.views.pipeline}, {config.views.size} px:"
+        views = f"{config.views.pipeline}, {sizes(config.views)}:"
         write_text(path, page(tiles, headings(config.views.small_crops), names, printable(str(config.data)), views))
     return path
+
+
+def sizes(views: ViewsConfig) -> str:
+    """The sides of all views, in words."""
+    early = "" if views.early_size is None else f", {views.early_size} px in the first {views.early_epochs} epochs"
+    small = "" if views.small_size is None else f", {views.small_crops} small crops of {views.small_size} px"
+    return f"{views.size} px{early}{small}"
 
 
 def headings(small: int = 0, pairs: int = PAIRS) -> list[str]:
@@ -80,16 +87,19 @@ def chosen(count: int, seed: int, rows: int) -> NDArray[np.int64]:
     return np.sort(permutation(count, seed, Purpose.PREVIEW)[:rows])
 
 
-def drawn_views(config: Config, source: Source, images: NDArray[np.int64], pairs: int = PAIRS) -> list[list[View]]:
-    """Of each of `images` (n,) the evaluation view, then the pairs that training sees in its first `pairs` epochs.
+def drawn_views(
+    config: Config, source: Source, images: NDArray[np.int64], pairs: int = PAIRS, first: int = 0, small: bool = False
+) -> list[list[View]]:
+    """Of each of `images` (n,) the evaluation view, then the pairs that training sees in its epochs from `first` on.
 
-    After them come the small crops of the first epoch, where there are any.
+    After them come the `small` crops of the first epoch, where they are asked for and there are any.
     """
     crops = Crops.of(config.views)
     heights, widths = source.heights[images], source.widths[images]
     centre = to_bytes(evaluation_view(source, images, config.views.size, scaling(config.views)), scaling(config.views))
     columns = [[View(pixels, [f"{w} x {h} px stored"]) for pixels, h, w in zip(centre, heights, widths)]]
-    for epoch, view in [*product(range(pairs), (0, 1)), *((0, view) for view in crops.small_views)]:
+    shown = [*product(range(first, first + pairs), (0, 1)), *((0, view) for view in crops.small_views if small)]
+    for epoch, view in shown:
         spec = crops.at(epoch, view)
         drawn = draw(spec, heights, widths, images, config.seed, epoch, view)
         made = to_bytes(apply(source, images, drawn, spec), Scaling(spec.mean, spec.std))

@@ -341,6 +341,7 @@ def _views(trained: TrainedRun) -> Views:
         pixel_source(store, torch.device("cpu")),
         chosen(len(store), config.seed, VIEW_ROWS),
         VIEW_PAIRS,
+        config.views.early_epochs or 0,  # of the full size
     )
     rows = [[(whole(view.pixels, VIEW_PX), ", ".join(view.said)) for view in row] for row in drawn]
     return Views(rows, config.views.size)

@@ -16,9 +16,8 @@ from moco.config import Config
 from moco.config_check import flat
 from moco.console import say
 from moco.errors import EXIT_INTERRUPTED, Interrupted, TrainingFailed, UserError, nearest
-from moco.files import read_json
 from moco.rundir import RunDir
-from moco.runs.finetune_options import FinetuneOptions, Tuning
+from moco.runs.finetune_options import FinetuneOptions, open_tuning
 from moco.runs.slurm_options import SlurmOptions
 from moco.runs.slurm_script import OPTIONS, RUN, Job, Place
 from moco.runs.sweep import combinations
@@ -26,9 +25,9 @@ from moco.train.interrupt import StopSignals
 
 THEN = ("linear", "evaluate", "report")  # what can follow a training, in this order
 PROGRAM = (sys.executable, "-m", "moco")
-# What goes on from its own directory, by the file that says that it is there; and what saves before it is stopped.
+# What goes on from its own directory, by the file that says that it is there.
 RECORDS = {"pretrain": RunDir(Path()).config_file.name, "finetune": RunDir(Path()).finetune_file.name}
-REQUEUED = (*RECORDS, "labels")
+ONE_PROCESS = ("finetune", "labels")
 GLANCE_S = 0.1  # between two looks at a process and at our own signals
 
 
@@ -81,6 +80,8 @@ def plan(
     command, folder = words[0], str(Path.cwd())
     if command == "finetune" and then:
         raise UserError("--then follows what makes a run's backbone or measures it: send the fine-tuning by itself")
+    if command in ONE_PROCESS and slurm.nodes * slurm.tasks_per_node > 1:
+        raise UserError(f"{command} is one process: give --slurm.gpus 1 or 0, --slurm.nodes 1, and no --slurm.tasks")
     begin, again = (*PROGRAM, *words), None
     if command in RECORDS and not any(word.split("=")[0] == "--resume" for word in words):
         begin += (*([OPTIONS] if sweep else []), "--out", RUN)
@@ -88,7 +89,7 @@ def plan(
     root = Path(out)
     places = tuple(Place(str(root / one.name), one.options) for one in combinations(sweep))
     record = RECORDS.get(command, RECORDS["pretrain"])
-    first = Job(command, places, begin, again, command in REQUEUED, slurm, folder, bool(sweep), record)
+    first = Job(command, places, begin, again, command in RECORDS, slurm, folder, bool(sweep), record)
     return [first, *(_following(name, first) for name in THEN if name in then)]
 
 
@@ -126,7 +127,7 @@ def changed(out: str, asked: Config, given: Collection[str] | None = None) -> li
     ]
 
 
-def changed_tuning(out: str, run: str, source: str, which: str, asked: FinetuneOptions) -> list[str]:
+def changed_tuning(out: str, run: str, source: str, which: str, data: str | None, asked: FinetuneOptions) -> list[str]:
     """What the fine-tuning at `out` began with that isn't what is asked now, in phrases; empty where there is none.
 
     What is left open was decided when it began. Raises `UserError` for a folder that none can be made in.
@@ -135,10 +136,12 @@ def changed_tuning(out: str, run: str, source: str, which: str, asked: FinetuneO
     if not place.finetune_file.is_file():
         RunDir.check_free(out)
         return []
-    before = Tuning.from_dict(read_json(place.finetune_file, "fine-tuning"))
-    pairs = [("run", before.run, str(Path(run).resolve())), ("from", before.source, source)]
-    pairs += [("checkpoint", before.which, which)]
+    before = open_tuning(out)[1]
+    pairs: list[tuple[str, Any, Any]] = [("run", before.run, str(Path(run).resolve())), ("from", before.source, source)]
+    pairs += [("checkpoint", before.which, which), ("data", before.data or "the run's", data or "the run's")]
     pairs += [(f.name, getattr(before.options, f.name), getattr(asked, f.name)) for f in fields(asked)]
+    if before.options.batch_size < asked.batch_size:  # there were fewer images
+        pairs = [pair for pair in pairs if pair[0] != "batch_size"]
     return [f"{name} was {old}, now {new}" for name, old, new in pairs if new is not None and new != old]
 
 

@@ -36,7 +36,7 @@ def sinks(training: Training[Config], source: Source) -> Callable[[RunDir], Sink
         if training.progress.step == 0:
             rows = drawn_views(config, source, chosen(len(source), config.seed, VIEWS))
             tiles = [[Tile(view.pixels, view.said) for view in row] for row in rows]
-            sink.picture("views", np.asarray(sheet(tiles, headings(config.views.small_crops))))
+            sink.picture("views", np.asarray(sheet(tiles, headings())))
         return sink
 
     return opening

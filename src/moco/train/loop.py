@@ -110,7 +110,7 @@ class Loop:
                 stats = training.step(images)
                 log.add(done.step, epoch + 1, training.optimizer.param_groups[0]["lr"], stats)
                 now = time.perf_counter()
-                if self.runtime.device.type == "cpu" and (slow := self.neighbours.step(now - begun_at)):
+                if self.runtime.device.type == "cpu" and (slow := self.neighbours.step(now - begun_at, training.side)):
                     say(slow)
                 done.seconds = before + now - started
                 wishes = self._wishes(now - refreshed > REFRESH_S)

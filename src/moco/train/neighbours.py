@@ -40,14 +40,21 @@ def judged(before: Pressure, recent_s: list[float]) -> tuple[Pressure, str | Non
 
 
 class Neighbours:
-    """Told of each step's time, it says when the machine has become slow, and when it no longer is."""
+    """Told of each step's time, it says when the machine has become slow, and when it no longer is.
+
+    Steps on views of another size are other work: it begins anew with them.
+    """
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._pressure = Pressure()
+        self._side: int | None = None
 
-    def step(self, seconds: float) -> str | None:
-        """A step took `seconds`; a sentence if that is news."""
+    def step(self, seconds: float, side: int | None = None) -> str | None:
+        """A step on views of so many pixels a side took `seconds`; a sentence if that is news."""
+        if side != self._side:
+            self._side, self._pressure = side, Pressure()
+            self._recent.clear()
         self._recent.append(seconds)
         if len(self._recent) < WINDOW:
             return None

@@ -28,7 +28,7 @@ from moco.console import say
 from moco.errors import UserError
 from moco.model.batchnorm import SplitBatchNorm1d, SplitBatchNorm2d, has_batchnorm, sync_batchnorm
 from moco.model.moco import MoCo
-from moco.model.small_maps import SMALL_MAPS
+from moco.model.small_maps import multiplies_small_maps
 from moco.randomness import Purpose, torch_seed
 from moco.runtime import Runtime
 from moco.threads import OrderedSum, operations_on
@@ -258,16 +258,20 @@ def arithmetic(model: MoCo, runtime: Runtime) -> str:
     if runtime.device.type != "cpu":
         return "on one stream" if world == 1 else f"in {world} processes"
     if model.bn_splits == 1:
-        return at_once(runtime) if world == 1 else f"{at_once(runtime)} in {world} processes"
+        whole = at_once(model, runtime)
+        return whole if world == 1 else f"{whole} in {world} processes"
     exact = world == 1 or model.bn_splits == world == 2  # one sum of two: whoever comes first
     parts = f"in {model.bn_splits} parts on any number of threads"
-    return f"{parts}{'' if exact else f' in {world} processes'} ({SMALL_MAPS})"
+    return f"{parts}{'' if exact else f' in {world} processes'}{_small_maps(model)}"
 
 
-def at_once(runtime: Runtime) -> str:
+def at_once(network: nn.Module, runtime: Runtime) -> str:
     """`arithmetic` of batches that stay whole in one process."""
-    phrase = f"the whole batch at once on {runtime.threads} threads"
-    return f"{phrase} ({SMALL_MAPS})" if runtime.device.type == "cpu" else phrase
+    return f"the whole batch at once on {runtime.threads} threads{_small_maps(network)}"
+
+
+def _small_maps(network: nn.Module) -> str:
+    return " (small maps by products)" if multiplies_small_maps(network) else ""
 
 
 def part_of(model: MoCo, splits: int = 1) -> MoCo:

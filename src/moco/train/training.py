@@ -86,6 +86,7 @@ class Training(Generic[P]):
         guard: watches the loss inside `train_step`.
         progress: how far it is.
         totals: the epoch's statistics so far.
+        side: of the views of the last step, in pixels.
     """
 
     config: P
@@ -97,6 +98,7 @@ class Training(Generic[P]):
     guard: FiniteGuard
     progress: Progress = field(default_factory=Progress)
     totals: Totals = field(default_factory=Totals)
+    side: int | None = None
 
     @property
     def steps(self) -> int:
@@ -123,7 +125,9 @@ class Training(Generic[P]):
         batch, lr = self.batch(images), self.lr
         set_lr(self.optimizer, lr)
         self.guard.watch(batch.step, lr)
-        stats = self.learn(self.views(batch), batch)
+        views = self.views(batch)
+        self.side = views[0].shape[-1]
+        stats = self.learn(views, batch)
         self.totals.add(stats)
         self.progress.step += 1
         return stats

@@ -91,11 +91,10 @@ class TwoViews:
         if len(shares) == 1:
             return self._of(shares[0], batch.epoch, (0, 1, *small))
         queries, keys = shares
-        if self.symmetric:
-            both = *self._of(queries, batch.epoch, (0, 1)), *self._of(keys, batch.epoch, (0, 1))
-        else:
-            both = *self._of(queries, batch.epoch, (0,)), *self._of(keys, batch.epoch, (1,))
-        return *both, *self._of(queries, batch.epoch, small)
+        full = (0, 1) if self.symmetric else (0,)
+        made = self._of(queries, batch.epoch, (*full, *small))  # together: their pixels are taken once
+        of_keys = self._of(keys, batch.epoch, (0, 1) if self.symmetric else (1,))
+        return *made[: len(full)], *of_keys, *made[len(full) :]
 
     def ahead(self, batch: Step) -> None:
         """`batch` comes next: begin to read its images."""
