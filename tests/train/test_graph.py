@@ -51,14 +51,16 @@ class Trained:
             shown,
             accumulate=more.pop("accumulate", 1),
             record=record,
+            small=more.get("small", 0),
         )
         model.train()
 
-    def views(self, number: int) -> tuple[Tensor, Tensor]:
+    def views(self, number: int) -> tuple[Tensor, ...]:
         side = SIZE // 2 if self.small else SIZE
         made = torch.randn(2, BATCH, 3, side, side, generator=torch.Generator().manual_seed(number)).cuda()
         first, second = (v.contiguous(memory_format=torch.channels_last) for v in made)
-        return first, second
+        parts = [view[..., : side // 2, : side // 2] for view in (first, second)]
+        return first, second, *parts[: self.step.small]
 
     def go(self, first: int, last: int, spoilt: int | None = None) -> list[float]:
         """Steps from `first` up to `last`, each at its own rate; the losses."""
@@ -67,8 +69,8 @@ class Trained:
             batch = Batch(np.arange(BATCH) + number, 0, number)
             set_lr(self.optimizer, 0.1 / (1 + number))
             self.guard.watch(number, 0.1 / (1 + number))
-            one, two = self.views(number)
-            losses.append(self.step((one * float("nan") if number == spoilt else one, two), batch).loss)
+            one, *others = self.views(number)
+            losses.append(self.step((one * float("nan") if number == spoilt else one, *others), batch).loss)
         return torch.stack(losses).tolist()
 
     def state(self) -> dict[str, Any]:
@@ -105,6 +107,15 @@ def test_a_recorded_step_is_the_step_to_the_bit(name: str, splits: int, accumula
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_recomputed_blocks_in_a_recorded_step() -> None:
     recorded, plain = Trained(True, recomputed=True), Trained(False)
+    assert recorded.go(0, STEPS) == plain.go(0, STEPS)
+    assert recorded.step._on_gpu._graph is not None
+    assert_same(recorded, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_small_crops_in_a_recorded_step() -> None:
+    recorded, plain = (Trained(record, small=2) for record in (True, False))
     assert recorded.go(0, STEPS) == plain.go(0, STEPS)
     assert recorded.step._on_gpu._graph is not None
     assert_same(recorded, plain)
