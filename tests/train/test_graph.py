@@ -103,19 +103,13 @@ def test_a_recorded_step_is_the_step_to_the_bit(name: str, splits: int, accumula
     assert_same(recorded, plain)
 
 
+@pytest.mark.parametrize(("of_recorded", "of_plain"), [({"recomputed": True}, {}), ({"small": 2}, {"small": 2})])
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_recomputed_blocks_in_a_recorded_step() -> None:
-    recorded, plain = Trained(True, recomputed=True), Trained(False)
-    assert recorded.go(0, STEPS) == plain.go(0, STEPS)
-    assert recorded.step._on_gpu._graph is not None
-    assert_same(recorded, plain)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_small_crops_in_a_recorded_step() -> None:
-    recorded, plain = (Trained(record, small=2) for record in (True, False))
+def test_recomputed_blocks_and_small_crops_in_a_recorded_step(
+    of_recorded: dict[str, Any], of_plain: dict[str, Any]
+) -> None:
+    recorded, plain = Trained(True, **of_recorded), Trained(False, **of_plain)
     assert recorded.go(0, STEPS) == plain.go(0, STEPS)
     assert recorded.step._on_gpu._graph is not None
     assert_same(recorded, plain)

@@ -37,7 +37,7 @@ PIECE_BYTES = 2**23  # asked for at a time: what is cut off is asked for again, 
 TRIES, FIRST_PAUSE_S = 6, 0.25  # the pauses double: 8 s in all
 PIECES_AT_ONCE = 4
 LOCK = "fetch.lock"
-_CHUNK = re.compile(r"chunk-\d{6}\.bin")
+CHUNK = re.compile(r"chunk-\d{6}\.bin")
 _LEFT = re.compile(r"\.chunk-\d{6}\.bin\.\d+\.tmp")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 
@@ -234,7 +234,7 @@ class RemoteChunks:
         for path in self._folder.iterdir():
             if _LEFT.fullmatch(path.name):
                 path.unlink()
-            elif _CHUNK.fullmatch(path.name):
+            elif CHUNK.fullmatch(path.name):
                 state = path.stat()
                 files.append((state.st_mtime_ns, state.st_size, path))
         room = self._limit - self._sizes[number] - sum(size for _, size, _ in files)

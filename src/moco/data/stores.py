@@ -12,13 +12,13 @@ from typing import Any
 
 from moco.data import cache
 from moco.data.chunks import MANIFEST, TABLES
-from moco.data.remote import LOCK
+from moco.data.remote import CHUNK, LOCK
 from moco.errors import UserError, in_a_line
 from moco.files import locked
 
 _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in the name: an earlier format
 _REMOTE = re.compile(r"remote-[0-9a-f]{20}")  # what was fetched of a packed store elsewhere
-_FETCHED = re.compile(rf"chunk-\d{{6}}\.bin|({'|'.join(TABLES)})\.npy|{re.escape(MANIFEST)}|{re.escape(LOCK)}")
+_FETCHED = re.compile(rf"{CHUNK.pattern}|({'|'.join(TABLES)})\.npy|{re.escape(MANIFEST)}|{re.escape(LOCK)}")
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
 # Everything that a store is made of, by folder: nothing else is ever removed.
 _WRITTEN = {

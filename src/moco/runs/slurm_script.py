@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from moco.errors import EXIT_INTERRUPTED
+from moco.rundir import RunDir
 from moco.runs.slurm_options import SlurmOptions
 
 # Stand in a command line for the run's directory, and for its own options in a sweep. No argument can hold a NUL.
 RUN, OPTIONS = "\0run", "\0options"
+# What saves before it is stopped and goes on from its own directory, by the file that says that it is there.
+RECORDS = {"pretrain": RunDir(Path()).config_file.name, "finetune": RunDir(Path()).finetune_file.name}
 WAIT_S = 60  # after the first process of a step has ended, for the others: a process that died ends all
 
 
@@ -36,8 +40,6 @@ class Job:
         places: of its runs: one, or one for each element of the array.
         begin: the command line, with `RUN` and `OPTIONS`.
         again: the one that goes on where the run is there; None begins anew each time.
-        record: the file by which a run is there.
-        requeued: whether it is queued again when it was interrupted with everything saved.
         slurm: what it is given.
         folder: absolute path that relative ones start from.
         array: whether it is one, if only of one element.
@@ -47,11 +49,14 @@ class Job:
     places: tuple[Place, ...]
     begin: tuple[str, ...]
     again: tuple[str, ...] | None
-    requeued: bool
     slurm: SlurmOptions
     folder: str
     array: bool = False
-    record: str = "config.yaml"
+
+    @property
+    def requeued(self) -> bool:
+        """Whether it is queued again when it was interrupted with everything saved."""
+        return self.command in RECORDS
 
     @property
     def name(self) -> str:
@@ -137,7 +142,7 @@ def _moco(job: Job) -> str:
         lines.append(begin)
     else:
         again = f"moco=({_shell(job.again)})"
-        lines += [f'if [ -f "$run/{job.record}" ]; then', f"    {again}", "else", f"    {begin}", "fi"]
+        lines += [f'if [ -f "$run/{RECORDS[job.command]}" ]; then', f"    {again}", "else", f"    {begin}", "fi"]
     return "\n".join([*lines, ""])
 
 

@@ -19,14 +19,12 @@ from moco.errors import EXIT_INTERRUPTED, Interrupted, TrainingFailed, UserError
 from moco.rundir import RunDir
 from moco.runs.finetune_options import FinetuneOptions, open_tuning
 from moco.runs.slurm_options import SlurmOptions
-from moco.runs.slurm_script import OPTIONS, RUN, Job, Place
+from moco.runs.slurm_script import OPTIONS, RECORDS, RUN, Job, Place
 from moco.runs.sweep import combinations
 from moco.train.interrupt import StopSignals
 
 THEN = ("linear", "evaluate", "report")  # what can follow a training, in this order
 PROGRAM = (sys.executable, "-m", "moco")
-# What goes on from its own directory, by the file that says that it is there.
-RECORDS = {"pretrain": RunDir(Path()).config_file.name, "finetune": RunDir(Path()).finetune_file.name}
 ONE_PROCESS = ("finetune", "labels")
 GLANCE_S = 0.1  # between two looks at a process and at our own signals
 
@@ -88,8 +86,7 @@ def plan(
         again = (*PROGRAM, command, "--resume", RUN)
     root = Path(out)
     places = tuple(Place(str(root / one.name), one.options) for one in combinations(sweep))
-    record = RECORDS.get(command, RECORDS["pretrain"])
-    first = Job(command, places, begin, again, command in RECORDS, slurm, folder, bool(sweep), record)
+    first = Job(command, places, begin, again, slurm, folder, bool(sweep))
     return [first, *(_following(name, first) for name in THEN if name in then)]
 
 
@@ -105,7 +102,7 @@ def _following(name: str, job: Job) -> Job:
         name=None if slurm.name is None else f"{slurm.name}-{name}",
     )
     places = tuple(Place(place.out) for place in job.places)
-    return Job(name, places, (*PROGRAM, name, RUN), None, False, given, job.folder, job.array)
+    return Job(name, places, (*PROGRAM, name, RUN), None, given, job.folder, job.array)
 
 
 def changed(out: str, asked: Config, given: Collection[str] | None = None) -> list[str]:
@@ -203,8 +200,9 @@ def work_here(jobs: Sequence[Job]) -> None:
 def _words(job: Job, number: int) -> tuple[str, ...]:
     """The command line of one of a job's runs, as things stand now."""
     place = job.places[number]
-    there = job.again is not None and (Path(place.out) / job.record).is_file()
-    return place.filled(job.again if there and job.again is not None else job.begin)
+    if job.again is not None and (Path(place.out) / RECORDS[job.command]).is_file():
+        return place.filled(job.again)
+    return place.filled(job.begin)
 
 
 def _finished(words: Sequence[str], signals: StopSignals) -> int:
