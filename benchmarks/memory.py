@@ -26,7 +26,8 @@ from torch import nn
 
 from moco.config import RuntimeConfig
 from moco.console import Silent, listen
-from moco.data.store import FORMAT, Pixels, digest_of
+from moco.data.pixels import FORMAT, Pixels
+from moco.data.store import digest_of
 from moco.environment import describe
 from moco.evaluators.classifier import Classifier
 from moco.evaluators.features import Features, LabelledFeatures

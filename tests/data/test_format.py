@@ -15,7 +15,8 @@ from moco.config import StoreConfig
 from moco.data.dataset import Dataset, open_dataset
 from moco.data.folder import scan
 from moco.data.format import decide, raw_bytes
-from moco.data.store import Pixels, Store
+from moco.data.pixels import Pixels
+from moco.data.store import Store
 from moco.errors import Damaged, UserError
 
 SIDE = 32

@@ -25,7 +25,8 @@ from moco.data.folder import scan
 from moco.data.images import FORMATS, decode
 from moco.data.pack import pack_items
 from moco.data.parallel import in_order
-from moco.data.store import Pixels, Store
+from moco.data.pixels import Pixels
+from moco.data.store import Store
 from moco.errors import UserError
 
 

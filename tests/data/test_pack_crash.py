@@ -23,7 +23,7 @@ from tests.kills import worker
 from moco.config import StoreConfig
 from moco.data.cache import DAY_S, MARKER
 from moco.data.dataset import open_dataset
-from moco.data.store import Pixels
+from moco.data.pixels import Pixels
 
 KILLS = min(int(os.environ.get("MOCO_SOAK", "3")), 30)
 SIDE = 32

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from moco.data.pack import pack_arrays
-from moco.data.store import FORMAT, Pixels, Store
+from moco.data.pixels import FORMAT, Pixels
+from moco.data.store import Store
 from moco.errors import Damaged, UserError
 
 IMAGES = [(f"{i}.png", np.random.default_rng(i).integers(0, 256, (3 + i, 9 - i, 3), dtype=np.uint8)) for i in range(5)]
@@ -122,7 +123,7 @@ def test_nothing_can_write_into_the_pixels(folder: Path) -> None:
     store = whole(Pixels.open(folder))
     with pytest.raises(ValueError, match="read-only"):
         store.pixels[:] = 0
-    code = "import sys; from pathlib import Path; from moco.data.store import Pixels; import numpy as np\n"
+    code = "import sys; from pathlib import Path; from moco.data.pixels import Pixels; import numpy as np\n"
     code += "p = Pixels.open(Path(sys.argv[1])); s = p.split(np.arange(5), np.arange(5), []); s.tensor().zero_()"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, capture_output=True)
     assert done.returncode < 0  # the kernel ends it
@@ -147,7 +148,7 @@ def test_a_store_larger_than_memory_opens(folder: Path) -> None:
         file.truncate(file.tell() + size)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "bytes": size}))
-    code = "import sys; from pathlib import Path; from moco.data.store import Pixels; import numpy as np\n"
+    code = "import sys; from pathlib import Path; from moco.data.pixels import Pixels; import numpy as np\n"
     code += "p = Pixels.open(Path(sys.argv[1])); s = p.split(np.arange(5), np.arange(5), [])\n"
     code += "print(s.tensor().numel(), s.image(4).sum())"
     data = 8 * 10**9

@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 
 from moco.config import StoreConfig
 from moco.data.compressed import ENCODING
-from moco.data.store import Kept, Store, digest_of, fingerprint_of, mapped, resource_reason
+from moco.data.pixels import mapped, resource_reason
+from moco.data.store import Kept, Store, digest_of, fingerprint_of
 from moco.errors import Damaged, UserError
 from moco.files import sync_folder, write_json
 

@@ -24,9 +24,10 @@ from moco.data.images import BadImage, read_picture
 from moco.data.item import Item, printable
 from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
+from moco.data.pixels import FORMAT, Pixels
 from moco.data.ranges import Ranges
 from moco.data.remote import is_remote, open_remote
-from moco.data.store import FORMAT, Pixels, Store
+from moco.data.store import Store
 from moco.errors import UserError, nearest
 from moco.files import expanded
 

@@ -18,7 +18,7 @@ from moco.data.images import BadImage
 from moco.data.item import DIGEST_BYTES, Item, content_digest
 from moco.data.layout import Layout
 from moco.data.parallel import in_order
-from moco.data.store import Pixels
+from moco.data.pixels import Pixels
 from moco.errors import Damaged, UserError
 from moco.files import sync_folder
 

@@ -20,8 +20,8 @@ from moco.data.item import Item, content_digest, printable
 from moco.data.layout import Layout, arrange
 from moco.data.levels import Range, full_range
 from moco.data.pack import Loaded, load
+from moco.data.pixels import Pixels
 from moco.data.ranges import Ranges
-from moco.data.store import Pixels
 from moco.errors import UserError
 
 

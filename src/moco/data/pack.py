@@ -1,4 +1,4 @@
-"""Decode once, in parallel: all images of a place into a packed store (`store.py` says what it looks like)."""
+"""Decode once, in parallel: all images of a place into a packed store (`pixels.py` says what it looks like)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from moco.data.images import BadImage, Picture, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
 from moco.data.levels import Range
 from moco.data.parallel import in_order
+from moco.data.pixels import FORMAT, JPEG_TABLES, TABLES, resource_reason
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
-from moco.data.store import FORMAT, JPEG_TABLES, TABLES, digest_of, resource_reason
+from moco.data.store import digest_of
 from moco.errors import UserError
 from moco.files import sync_folder, write_json
 
