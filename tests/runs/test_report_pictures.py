@@ -8,7 +8,7 @@ import torch
 
 from moco.data.store import Store
 from moco.evaluators.features import Features
-from moco.runs.report_pictures import Album, Close, Split, suspicious_ones, untypical_ones, without_self
+from moco.runs.close_images import Album, Close, Split, suspicious_ones, untypical_ones, without_self
 
 CLASSES = ["cat", "dog", "<cow>"]
 EACH = 30  # images a class

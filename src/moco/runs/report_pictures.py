@@ -6,28 +6,24 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from moco.data.item import printable
 from moco.data.store import Store
 from moco.evaluators.classifier import Classifier
-from moco.evaluators.features import Features, LabelledFeatures
 from moco.evaluators.frozen import Frozen
-from moco.evaluators.knn import knn_predict, nearest
+from moco.evaluators.knn import knn_predict
 from moco.evaluators.proof import fingerprint
 from moco.evaluators.sample import sample
 from moco.randomness import Purpose, permutation
-from moco.reporting.contents import Confusion, FeatureMaps, Looked, Neighbours, Odd, Picture, Views
+from moco.reporting.contents import Confusion, FeatureMaps, Looked, Neighbours, Picture, Views
 from moco.reporting.embedding_map import NAMES, Method, laid_out
 from moco.reporting.thumbnails import thumbnails, whole
 from moco.rundir import RunDir
+from moco.runs.close_images import Album, Close, Split, suspicious_ones, untypical_ones
 from moco.runs.evaluate import readable
 from moco.runs.feature_maps import feature_maps
 from moco.runs.linear import CLASSIFIER
@@ -40,51 +36,8 @@ MOST_IMAGES = 20_000  # of a split that are looked at; always the same
 MOST_DOTS = 4_000  # of them on the map
 BUDGET_BYTES = 7_000_000  # of all thumbnails together, as base64
 QUERIES, SHOWN_NEIGHBOURS = 12, 8
-CLOSE = 10  # neighbours whose mean similarity says how typical an image is
-ODD_ONES = 24
 VIEW_ROWS, VIEW_PAIRS, VIEW_PX = 6, 3, 128
 MAPS = 8  # images whose feature maps are shown
-MOSTLY = 0.5  # share of the neighbours that must agree on another label
-
-
-@dataclass(frozen=True)
-class Split:
-    """The looked-at images of a split: `numbers` int64 (N,) in the store, features of the same N."""
-
-    name: str
-    store: Store
-    numbers: NDArray[np.int64]
-    features: Features
-
-    @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """int64 (N,), -1 without labels."""
-        return self.store.labels[self.numbers]
-
-    @cached_property
-    def unit(self) -> Tensor:
-        """Features of length one, float32 (N, F), on their device."""
-        return torch.cat([F.normalize(block, dim=1) for _, block in self.features.blocks()])
-
-    def labelled(self) -> LabelledFeatures:
-        """As evaluators take them."""
-        return LabelledFeatures(
-            self.features, torch.from_numpy(self.labels).to(self.features.device), self.store.classes
-        )
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-
-@dataclass
-class Album:
-    """The pictures that the page shows, each once: `number` gives the place of one, which is made room for."""
-
-    places: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    def number(self, split: Split, row: int) -> int:
-        """The picture number of image `row` of `split`."""
-        return self.places.setdefault((split.name, row), len(self.places))
 
 
 def look(
@@ -164,61 +117,6 @@ def _limits(train: Split, val: Split | None, dots: int) -> list[str]:
     return said if dots == len(shown) else [*said, f"The map shows {dots:,} of {len(shown):,} images, always the same."]
 
 
-@dataclass(frozen=True)
-class Close:
-    """The nearest training images of every looked-at image, itself left out.
-
-    Attributes:
-        train: the bank.
-        splits: the images asked about.
-        similarity, number: (N, k) of each split, best first; `number` is a row of `train`.
-    """
-
-    train: Split
-    splits: list[Split]
-    similarity: list[NDArray[np.float32]]
-    number: list[NDArray[np.int64]]
-
-    @classmethod
-    def of(cls, train: Split, val: Split | None, k: int = 20) -> Close:
-        similarities, numbers = [], []
-        splits = [train] if val is None else [train, val]
-        for split in splits:
-            own = split is train
-            similarity, number = (t.cpu().numpy() for t in nearest(train.features, split.unit, k + own))
-            if own:
-                similarity, number = without_self(similarity, number)
-            similarities.append(similarity)
-            numbers.append(number)
-        return cls(train, splits, similarities, numbers)
-
-    def typical(self, place: int) -> NDArray[np.float32]:
-        """float32 (N,): mean similarity of the `CLOSE` nearest."""
-        similarity = self.similarity[place]
-        return similarity[:, :CLOSE].mean(1) if similarity.shape[1] else np.ones(len(similarity), np.float32)
-
-    def votes(self, place: int) -> NDArray[np.float64]:
-        """float64 (N, C): the share of the neighbours with each label."""
-        labels = self.train.labels[self.number[place]]
-        counts = np.zeros((len(labels), len(self.train.store.classes)))
-        np.add.at(counts, (np.arange(len(labels))[:, None], labels), 1 / max(labels.shape[1], 1))
-        return counts
-
-    def right_share(self) -> float:
-        """The share of all looked-at images whose commonest neighbour label is their own."""
-        right = [(self.votes(n).argmax(1) == split.labels).sum() for n, split in enumerate(self.splits)]
-        return float(sum(right)) / sum(map(len, self.splits))
-
-
-def without_self(
-    similarity: NDArray[np.float32], number: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Each row without its own number, or without its last where a twin of it pushed itself out."""
-    other = number != np.arange(len(number))[:, None]
-    order = np.argsort(~other, axis=1, kind="stable")[:, : number.shape[1] - 1]
-    return np.take_along_axis(similarity, order, 1), np.take_along_axis(number, order, 1)
-
-
 def _predicted(
     trained: TrainedRun, train: Split, shown: Split, classifier: Classifier | None
 ) -> tuple[NDArray[np.int64], str]:
@@ -266,38 +164,6 @@ def _neighbours(train: Split, shown: Split, close: Close, album: Album) -> list[
             ][:SHOWN_NEIGHBOURS],
         )
         for row in sorted(chosen.tolist(), key=lambda row: int(shown.labels[row]))
-    ]
-
-
-def untypical_ones(close: Close, album: Album) -> list[Odd]:
-    found = [
-        (float(value), place, row)
-        for place in range(len(close.splits))
-        for row, value in enumerate(close.typical(place))
-    ]
-    return [
-        Odd(album.number(close.splits[place], row), f"similarity {value:.2f}")
-        for value, place, row in sorted(found)[:ODD_ONES]
-    ]
-
-
-def suspicious_ones(close: Close, album: Album) -> list[Odd]:
-    """Those whose neighbours agree most on another label than theirs."""
-    names = [printable(name) for name in readable(close.train.store.classes)]
-    found = []
-    for place, split in enumerate(close.splits):
-        votes = close.votes(place)
-        own = votes[np.arange(len(votes)), split.labels]
-        other = votes.argmax(1)
-        share = votes[np.arange(len(votes)), other]
-        for row in np.flatnonzero((other != split.labels) & (share >= MOSTLY)).tolist():
-            found.append((float(own[row] - share[row]), place, row, int(other[row]), float(share[row])))
-    return [
-        Odd(
-            album.number(close.splits[place], row),
-            f"labelled {names[int(close.splits[place].labels[row])]}; {share:.0%} of its neighbours: {names[other]}",
-        )
-        for _, place, row, other, share in sorted(found)[:ODD_ONES]
     ]
 
 
