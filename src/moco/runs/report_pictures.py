@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from moco.data.item import printable
 from moco.data.store import Store
 from moco.evaluators.classifier import Classifier
-from moco.evaluators.frozen import Frozen
 from moco.evaluators.knn import knn_predict
 from moco.evaluators.proof import fingerprint
 from moco.evaluators.sample import sample
@@ -30,7 +29,6 @@ from moco.runs.linear import CLASSIFIER
 from moco.runs.preview import chosen, drawn_views
 from moco.runs.trained import TrainedRun, open_trained, pixel_source
 from moco.threads import Threads
-from moco.views.pipelines import scaling
 
 MOST_IMAGES = 20_000  # of a split that are looked at; always the same
 MOST_DOTS = 4_000  # of them on the map
@@ -92,8 +90,7 @@ def look(
 
 def _looker(trained: TrainedRun) -> Callable[[str, Store], Split]:
     """A function of (name, store) that looks at a split."""
-    config, device = trained.config, trained.runtime.device
-    frozen = Frozen(trained.backbone, config.views.size, trained.runtime, scaling(config.views))
+    frozen = trained.frozen
 
     def split(name: str, store: Store) -> Split:
         numbers = sample(len(store), MOST_IMAGES)
@@ -101,7 +98,7 @@ def _looker(trained: TrainedRun) -> Callable[[str, Store], Split]:
             name,
             store,
             numbers,
-            frozen.features(pixel_source(store, device), images=numbers, title=f"features, {name}"),
+            frozen.features(pixel_source(store, frozen.runtime.device), images=numbers, title=f"features, {name}"),
         )
 
     return split
@@ -124,7 +121,7 @@ def _predicted(
     fits = (
         classifier is not None
         and classifier.classes == train.store.classes
-        and classifier.about["backbone_sha256"] == fingerprint(trained.backbone)
+        and classifier.about["backbone_sha256"] == fingerprint(trained.frozen.backbone)
     )
     if classifier is not None and fits:
         there = classifier.to(shown.features.device)
@@ -176,7 +173,7 @@ def _pictures(
         name, row = wanted[place]
         return splits[name].store.image(int(splits[name].numbers[row]))
 
-    workers: Threads = trained.runtime.workers
+    workers: Threads = trained.frozen.runtime.workers
     made, _ = thumbnails(len(wanted), pixels, BUDGET_BYTES, workers.map)
     return [
         Picture(
@@ -194,8 +191,7 @@ def _maps(trained: TrainedRun, shown: Split, neighbours: list[Neighbours], album
     """Of the first few query images."""
     wanted = [*album.places]
     rows = [wanted[found.query][1] for found in neighbours[:: max(1, len(neighbours) // MAPS)][:MAPS]]
-    frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime, scaling(trained.config.views))
-    pairs, cells = feature_maps(frozen, shown.store, shown.numbers[rows])
+    pairs, cells = feature_maps(trained.frozen, shown.store, shown.numbers[rows])
     return FeatureMaps([(whole(view, VIEW_PX), whole(drawn, VIEW_PX)) for view, drawn in pairs], cells)
 
 

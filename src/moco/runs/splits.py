@@ -12,7 +12,6 @@ from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, Labelled
 from moco.ranks import ALONE, Ranks
 from moco.runs.trained import TrainedRun, labelled, open_trained
-from moco.views.pipelines import scaling
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,14 @@ def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None, 
     """
     trained = open_trained(run, checkpoint, data, ranks)
     train, val = _splits(trained, run, data)
-    frozen = Frozen(trained.backbone, trained.config.views.size, trained.runtime, scaling(trained.config.views))
-    found = trained.data
+    frozen, found = trained.frozen, trained.data
     return Opened(
         frozen, train, val, found.source, found.fingerprints, found.ranges, checkpoint, trained.step, trained.epoch
     )
 
 
 def _splits(trained: TrainedRun, run: str | os.PathLike[str], data: str | None) -> tuple[Labelled, Labelled]:
-    found, device = trained.data, trained.runtime.device
+    found, device = trained.data, trained.frozen.runtime.device
     if found.val is None:
         own = f"the data of the run {shlex.quote(os.fspath(run))}, {printable(found.source)},"
         named = f"--data {shlex.quote(data)}" if data else own

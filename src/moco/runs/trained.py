@@ -228,15 +228,14 @@ class TrainedRun:
     """A run opened for evaluation.
 
     Attributes:
-        backbone: the query encoder's backbone, without head, in evaluation mode.
+        frozen: the query encoder's backbone, without head, with its view.
         step, epoch: where its checkpoint was written.
     """
 
     run: RunDir
     config: Config
-    runtime: Runtime
+    frozen: Frozen
     data: Dataset
-    backbone: nn.Module
     step: int
     epoch: int
 
@@ -261,6 +260,4 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None, ran
         dataset.fingerprints,
     ):  # of imported weights nothing is known
         say(f"the images in {config.data} are not those that the run was trained on: they have changed since")
-    frozen = opened.frozen
-    folder = opened.run.folder
-    return TrainedRun(folder, config, frozen.runtime, dataset, frozen.backbone, opened.step, opened.epoch)
+    return TrainedRun(opened.run.folder, config, opened.frozen, dataset, opened.step, opened.epoch)
