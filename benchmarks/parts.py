@@ -30,7 +30,7 @@ from moco.timing.load import busy_neighbours
 from moco.timing.measure import Subject, interleaved
 from moco.train.optimizer import build_optimizer
 from moco.train.step import MoCoStep
-from moco.views.make import TwoViews
+from moco.views.make import TrainingViews
 from moco.views.pipelines import Crops
 from moco.views.ragged import Ragged
 
@@ -52,7 +52,7 @@ def subject(setting: str, parts: int, runtime: Runtime, source: Ragged) -> Subje
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.06))
     step = MoCoStep(model, optimizer, runtime, lambda loss: None, 0, False)
-    views = TwoViews(source, Crops.of(ViewsConfig(size=size)), 0, runtime.workers)
+    views = TrainingViews(source, Crops.of(ViewsConfig(size=size)), 0, runtime.workers)
     numbers = itertools.count()
 
     def run() -> None:

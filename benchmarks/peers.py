@@ -121,7 +121,7 @@ class Blur:
         return image.filter(ImageFilter.GaussianBlur(radius=sigma))
 
 
-class TwoViews:
+class TrainingViews:
     """Query and key view of one image."""
 
     def __init__(self, size: int) -> None:
@@ -153,7 +153,7 @@ class LoopPeer:
         self.k = copy.deepcopy(self.q).requires_grad_(False)
         self.queue = F.normalize(torch.randn(DIM, QUEUE, device=place.device), dim=0)
         self.pointer = 0
-        dataset = torchvision.datasets.ImageFolder(str(data / "train"), TwoViews(size))
+        dataset = torchvision.datasets.ImageFolder(str(data / "train"), TrainingViews(size))
         self.batches = place.loader(dataset, batch)
         self.optimizer = torch.optim.SGD(self.q.parameters(), LR, momentum=0.9, weight_decay=1e-4)
 

@@ -131,6 +131,14 @@ def test_what_is_stored_is_enough_for_the_small_crops() -> None:
     assert Config(views=small, store=StoreConfig(short_side=90)).short_side == 90
 
 
+def test_what_is_stored_is_enough_for_the_evaluation_view() -> None:
+    views = ViewsConfig(size=56, scale_min=1.0)
+    assert (views.centre_size, Config(views=views).short_side) == (56, 56)
+    larger = replace(views, eval_zoom=1.5)
+    assert (larger.centre_size, Config(views=larger).short_side) == (84, 96)  # the centre's 7/8
+    assert Config(views=replace(larger, scale_min=0.2)).short_side == 126
+
+
 def test_monitors_know_what_other_views_cost() -> None:
     config = Config(train=TrainConfig(epochs=10), model=ModelConfig(symmetric=True))
     assert config.monitor_interval(1000, 8000) == 10
@@ -138,6 +146,8 @@ def test_monitors_know_what_other_views_cost() -> None:
     assert early.monitor_interval(1000, 8000) == 16
     small = replace(config, views=ViewsConfig(size=64, small_crops=4, small_size=32))  # 8 + 4 * 3 / 4 = 11
     assert small.monitor_interval(1000, 8000) == 8
+    zoomed = replace(config, views=ViewsConfig(size=64, eval_zoom=1.5))
+    assert zoomed.monitor_interval(1000, 8000) == 23  # 2.25 times as dear
 
 
 @pytest.mark.parametrize(
@@ -217,6 +227,7 @@ def test_a_range(text: str, expected: tuple[float, float] | None, capsys: pytest
         ("--views.scale_min=0", "views.scale_min is 0.0"),
         ("--views.size=-5", "views.size is -5"),
         ("--views.early_size=4 --views.early_epochs=1", "views.early_size is 4, give 8 pixels or more"),
+        ("--views.eval_zoom=96", "views.eval_zoom is 96.0, give a multiple of views.size from 0.5 to 4"),
         ("--views.small_crops=2", "views.small_crops needs --views.small_size"),
         ("--views.small_size=32", "views.small_size needs --views.small_crops"),
         ("--views.small_scale=[0.2,0.1]", "views.small_scale is [0.2, 0.1], give two shares of the area"),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from moco.errors import UserError, nearest
 
 MONITOR_SHARE = 0.1  # of the training time
+CENTRE_SHARE = 224 / 256  # of the short side that an evaluation view keeps
 TRACKERS = ("wandb", "mlflow", "trackio")  # that `log` can name
 
 
@@ -22,7 +23,7 @@ class StoreConfig:
     Attributes:
         cache: folder of the packed stores; default `$MOCO_CACHE`, else `~/.cache/moco`.
         short_side: stored short side in pixels; default `views.size / sqrt(views.scale_min)`, or what the small crops
-            need, so that the smallest crop is not blown up. Never above the source's size.
+            or the evaluation view need, so that nothing is blown up. Never above the source's size.
         labels: `folders` takes class folders as labels, `none` ignores them, `auto` looks.
         holdout: share of a labelled set without `val/` that is held out for validation.
         max_bad: share of unreadable images above which packing stops.
@@ -74,6 +75,9 @@ class ViewsConfig:
             a key of the whole (multi-crop: SwAV, arXiv:2006.09882, section 3.2).
         small_size: their side in pixels.
         small_scale: smallest and largest of those crops, as shares of the image's area.
+        eval_zoom: side of the view that everything is measured, embedded and exported with, as a multiple of `size`.
+            Crops blow up what they show: the network knows things larger than a whole image at `size` shows them, and
+            a larger view restores that (FixRes, arXiv:1906.06423, section 3).
     """
 
     pipeline: str = "v2"
@@ -95,6 +99,12 @@ class ViewsConfig:
     small_crops: int = 0
     small_size: int | None = None
     small_scale: list[float] = field(default_factory=lambda: [0.05, 0.2])
+    eval_zoom: float = 1.0
+
+    @property
+    def centre_size(self) -> int:
+        """Side of the evaluation view, pixels."""
+        return round(self.size * self.eval_zoom)
 
 
 @dataclass(frozen=True)
@@ -307,6 +317,8 @@ class Config:
         smallest = [(self.views.size, self.views.scale_min)]
         if self.views.small_size is not None:
             smallest.append((self.views.small_size, self.views.small_scale[0]))
+        if self.views.eval_zoom > 1:
+            smallest.append((self.views.centre_size, CENTRE_SHARE**2))
         return max(math.ceil(size / math.sqrt(scale)) for size, scale in smallest)
 
     @property
@@ -333,12 +345,13 @@ class Config:
         assert self.train.epochs is not None
         return self.train.epochs
 
-    def monitor_interval(self, train_count: int, looks: int) -> int:
+    def monitor_interval(self, train_count: int, looks: float) -> int:
         """Epochs between two monitorings: asked for, or such that their `looks`, forward passes, cost a tenth at most.
 
         A training step costs about four forward passes an image (query forward and backward, key forward), twice
         that if symmetric.
         """
+        looks *= (self.views.centre_size / self.views.size) ** 2
         if self.monitor.every_epochs is not None:
             return self.monitor.every_epochs
         return max(1, math.ceil(looks / (MONITOR_SHARE * self._step_cost * train_count)))

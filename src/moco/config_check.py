@@ -109,6 +109,8 @@ def _related(config: Config) -> Iterator[str]:
         side = getattr(config.views, name)
         if side is not None and side < 8:
             yield f"views.{name} is {side}, give 8 pixels or more"
+    if not 0.5 <= config.views.eval_zoom <= 4:
+        yield f"views.eval_zoom is {config.views.eval_zoom}, give a multiple of views.size from 0.5 to 4"
     yield from _early(config)
     yield from _small(config.views)
     if config.train.batch_size is not None:

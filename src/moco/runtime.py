@@ -106,6 +106,11 @@ class Runtime:
         return fabric
 
     @property
+    def float32_on_cpu(self) -> bool:
+        """Whether convolutions are float32 on the CPU: where those with small maps are products of matrices."""
+        return self.device.type == "cpu" and self.precision == "float32"
+
+    @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.ranks.is_main

@@ -18,7 +18,7 @@ from moco.data.sampler import Batch
 from moco.reporting.preview import GAP_PX, LEAST_PX, LINE_PX
 from moco.runs.preview import chosen, drawn_views, headings, said, to_bytes
 from moco.runs.trained import pixel_source
-from moco.views.make import TwoViews
+from moco.views.make import TrainingViews
 from moco.views.parameters import draw
 from moco.views.pipelines import IMAGENET, Crops, pipeline
 
@@ -53,7 +53,7 @@ def test_what_is_shown_is_what_training_sees(flat: Path) -> None:
     images = chosen(len(source), config.seed, 4)
     rows = drawn_views(config, source, images, pairs=2, small=True)
     for epoch in (0, 1):
-        made = TwoViews(source, Crops.of(config.views), config.seed)(Batch(images, epoch, epoch))
+        made = TrainingViews(source, Crops.of(config.views), config.seed)(Batch(images, epoch, epoch))
         shown = [1 + 2 * epoch, 2 + 2 * epoch, *((5, 6) if epoch == 0 else ())]
         for column, trained in zip(shown, made):
             for row, pixels in zip(rows, to_bytes(trained, IMAGENET), strict=True):

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from moco.config import ViewsConfig
 from moco.errors import UserError
 from moco.evaluators import features as module
 from moco.evaluators.features import Features
-from moco.evaluators.frozen import Frozen, evaluating
+from moco.evaluators.frozen import Frozen, Labelled, evaluating
 from moco.evaluators.heads import Standard
 from moco.evaluators.proof import fingerprint
+from moco.runtime import Runtime
 from moco.views.make import evaluation_view
+from moco.views.pipelines import Scaling
 
 CPU = torch.device("cpu")
 
@@ -139,3 +142,14 @@ def test_features_that_are_not_finite_are_a_line(value: float) -> None:
     made = Features.empty(1, 4, 2, CPU)
     with pytest.raises(UserError, match="not finite"):
         made.put(0, 2, torch.tensor([[1.0, value], [0.0, 0.0]]))
+
+
+def test_centre_views_are_zoomed_and_crops_are_as_in_training(runtime: Runtime, train: Labelled) -> None:
+    """FixRes section 3: crops already show things larger."""
+    frozen = Frozen.of(nn.Flatten(), ViewsConfig(size=16, eval_zoom=1.5, mean=[0.5] * 3, std=[0.5] * 3), runtime)
+    images = np.arange(3)
+    assert frozen.centre(train.images, images).shape == (3, 3, 24, 24)
+    assert frozen.crop(0, 0)(train.images, images).shape == (3, 3, 16, 16)
+    assert frozen.scaling == Scaling((0.5,) * 3, (0.5,) * 3)
+    plain = Frozen(nn.Flatten(), 16, runtime)
+    assert plain.crop(0, 0)(train.images, images).shape == plain.centre(train.images, images).shape

@@ -14,8 +14,9 @@ def trained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of ResNet-18 at 32 px."""
     out = tmp_path_factory.mktemp("trained") / "run"
     config = moco.recipe(
-        "folder-cpu", data=str(labelled), model={"queue_size": 32, "dim": 16, "bn_splits": 1}, views={"size": 32},
-        train={"epochs": 2, "batch_size": 8}, runtime={"precision": "float32", "threads": 1},
+        "folder-cpu", data=str(labelled), model={"queue_size": 32, "dim": 16, "bn_splits": 1},
+        views={"size": 32, "eval_zoom": 1.25}, train={"epochs": 2, "batch_size": 8},
+        runtime={"precision": "float32", "threads": 1},
     )  # fmt: skip
     moco.pretrain(config, out)
     return out

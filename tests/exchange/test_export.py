@@ -30,7 +30,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return torch.randn(5, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 
 
 def expected(run: Path, images: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def test_hf_is_a_folder_that_timm_loads(run: Path, images: Tensor) -> None:
     network = timm.create_model(f"local-dir:{path}", pretrained=True)
     assert torch.equal(features(network, images), expected(run, images))
     config = timm.data.resolve_model_data_config(network)
-    assert config["input_size"] == (3, 32, 32)
+    assert config["input_size"] == (3, 40, 40)
     assert "library_name: timm" in (path / "README.md").read_text()
 
 
@@ -86,7 +86,7 @@ def test_onnx_takes_any_batch_and_raw_pixels(run: Path, images: Tensor) -> None:
         (found,) = session.run(None, {"images": images[:count].numpy()})
         np.testing.assert_allclose(found, expected(run, images[:count]).numpy(), atol=1e-4)
     baked = moco.export(run, "onnx", run.parent / "raw.onnx", preprocessing=True).path
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     name = onnxruntime.InferenceSession(str(baked)).get_inputs()[0].name
     (found,) = onnxruntime.InferenceSession(str(baked)).run(None, {name: pixels})
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

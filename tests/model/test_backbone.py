@@ -129,9 +129,9 @@ def test_a_size_that_does_not_do_names_one_that_does(name: str, size: int, advic
     assert check_backbone(name, int(advice.split()[-1])) > 0
 
 
-def test_a_network_for_one_size_has_no_early_size() -> None:
+def test_a_network_for_one_size_has_no_other() -> None:
     assert check_backbone("resnet18", 64, also=(32, 48)) == 512
-    with pytest.raises(UserError, match=r"takes no images of 32 px .*give another --views\.early_size or"):
+    with pytest.raises(UserError, match=r"takes no images of 32 px .*give another --views\.early_size, "):
         check_backbone("vit_tiny_patch16_224", 64, also=(32,))
 
 

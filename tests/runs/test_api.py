@@ -25,7 +25,8 @@ from moco.runtime import Runtime
 README = Path(__file__).parents[2] / "README.md"
 TINY = {
     "model.backbone": "timm/test_resnet", "model.queue_size": 32, "model.dim": 16, "views.size": 32,
-    "train.batch_size": 8, "train.epochs": 1, "schedule.warmup_epochs": 0, "runtime.precision": "float32",
+    "views.eval_zoom": 1.25, "train.batch_size": 8, "train.epochs": 1, "schedule.warmup_epochs": 0,
+    "runtime.precision": "float32",
 }  # fmt: skip
 
 
@@ -90,7 +91,8 @@ def test_the_backbone_without_the_data_gives_what_evaluation_measures(
     files = [labelled / name for name in names]
     with torch.no_grad():
         features = backbone(preprocess(files))
-    frozen = Frozen(backbone, run.config.views.size, Runtime(run.config.runtime))
+    assert preprocess.size == 40
+    frozen = Frozen(backbone, 40, Runtime(run.config.runtime))
     measured = frozen.features(pixel_source(data.val, torch.device("cpu")))  # type: ignore[arg-type]
     torch.testing.assert_close(features, measured.values[0][:3])
     opened = Image.open(files[0])

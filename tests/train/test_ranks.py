@@ -20,7 +20,7 @@ from moco.ranks import ALONE, Ranks, found
 from moco.runtime import Runtime
 from moco.train.optimizer import build_optimizer
 from moco.train.step import MoCoStep, StepStats
-from moco.views.make import TwoViews
+from moco.views.make import TrainingViews
 from moco.views.pipelines import Crops, Pipeline
 from moco.views.ragged import Ragged
 
@@ -56,7 +56,7 @@ def trained(
     torch.manual_seed(1)
     model = MoCo(network(kind), 8, 48, momentum=0.9, temperature=0.2, mlp=True, bn_splits=splits, mask_own=True)
     crops = Crops(Pipeline(SIZE), small=Pipeline(SIZE // 2, scale=(0.05, 0.2)), small_crops=small)
-    views = TwoViews(pictures(), crops, SEED, runtime.workers, ranks, splits > 1 and shuffle, symmetric)
+    views = TrainingViews(pictures(), crops, SEED, runtime.workers, ranks, splits > 1 and shuffle, symmetric)
     rule = replace(OPTIMIZER, name=optimizer)
     moves = build_optimizer(model, rule, runtime.workers, runtime)
     shown = torch.arange(40)

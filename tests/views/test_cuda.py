@@ -200,6 +200,6 @@ def test_a_trainings_batches_alone_are_compiled(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Ragged, "device", property(lambda self: torch.device("cuda")))
     spec, here = pipeline(ViewsConfig(size=48)), source("cpu")
     make.random_view(here, np.arange(6), spec, 0, 0, 0)
-    make.TwoViews(here, Crops(spec), 0)(Batch(np.arange(8), 0, 0))
+    make.TrainingViews(here, Crops(spec), 0)(Batch(np.arange(8), 0, 0))
     make.random_view(here, np.arange(8), spec, 0, 0, 0)
     assert asked == [(6, False), (8, True), (8, True), (8, False)]

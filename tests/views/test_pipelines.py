@@ -16,7 +16,7 @@ from moco.config_check import check
 from moco.data.sampler import Batch
 from moco.errors import UserError
 from moco.presets import PLAIN, PRESETS
-from moco.views.make import TwoViews
+from moco.views.make import TrainingViews
 from moco.views.parameters import draw
 from moco.views.pipelines import Crops, Pipeline, pipeline
 
@@ -76,10 +76,10 @@ def test_what_cant_be_right_is_said_before_anything_runs(views: ViewsConfig, sai
 def test_the_first_epochs_have_smaller_views(ragged: Callable[..., Any], pictures: Callable[..., Any]) -> None:
     source = ragged(pictures(0, [(40, 50)] * 4))
     config = ViewsConfig(size=32, early_size=16, early_epochs=2)
-    full, early = (TwoViews(source, Crops.of(ViewsConfig(size=size)), 3) for size in (32, 16))
+    full, early = (TrainingViews(source, Crops.of(ViewsConfig(size=size)), 3) for size in (32, 16))
     for epoch, same in enumerate((early, early, full, full)):
         batch = Batch(np.arange(4), epoch, 7)
-        for found, expected in zip(TwoViews(source, Crops.of(config), 3)(batch), same(batch), strict=True):
+        for found, expected in zip(TrainingViews(source, Crops.of(config), 3)(batch), same(batch), strict=True):
             assert torch.equal(found, expected)
 
 
@@ -87,10 +87,10 @@ def test_small_crops_are_further_views_of_small_parts(ragged: Callable[..., Any]
     source, images = ragged(pictures(0, [(40, 50)] * 4)), np.arange(4)
     config = ViewsConfig(size=32, small_crops=2, small_size=16, small_scale=[0.1, 0.3])
     crops = Crops.of(config)
-    first, second, *small = TwoViews(source, crops, 3)(Batch(images, 1, 7))
+    first, second, *small = TrainingViews(source, crops, 3)(Batch(images, 1, 7))
     assert [view.shape[-1] for view in (first, second, *small)] == [32, 32, 16, 16]
     assert not torch.equal(small[0], small[1])
-    plain = TwoViews(source, Crops.of(ViewsConfig(size=32)), 3)(Batch(images, 1, 7))
+    plain = TrainingViews(source, Crops.of(ViewsConfig(size=32)), 3)(Batch(images, 1, 7))
     assert torch.equal(first, plain[0]) and torch.equal(second, plain[1])
     many = np.arange(1000)
     heights, widths = np.full(1000, 400, np.int32), np.full(1000, 500, np.int32)

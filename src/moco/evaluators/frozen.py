@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moco.config import ViewsConfig
 from moco.console import progress
 from moco.evaluators.features import Features, LabelledFeatures
 from moco.randomness import Purpose
 from moco.runtime import Runtime
 from moco.views.make import evaluation_view, random_view
-from moco.views.pipelines import IMAGENET, Pipeline, Scaling
+from moco.views.pipelines import IMAGENET, Pipeline, Scaling, scaling
 from moco.views.source import Source
 
 BATCH = 256
@@ -43,15 +44,22 @@ class Frozen:
 
     Attributes:
         backbone: (N, 3, H, W) -> (N, F).
-        size: side of its views, pixels.
+        size: side of its centre views, pixels.
         runtime: where it computes, and in which precision.
         scaling: how its views are normalised.
+        crop_size: side of its augmented views; default `size`.
     """
 
     backbone: nn.Module
     size: int
     runtime: Runtime
     scaling: Scaling = IMAGENET
+    crop_size: int | None = None
+
+    @classmethod
+    def of(cls, backbone: nn.Module, views: ViewsConfig, runtime: Runtime) -> Frozen:
+        """With the views that a configuration names."""
+        return cls(backbone, views.centre_size, runtime, scaling(views), views.size)
 
     def centre(self, source: Source, images: NDArray[np.int64]) -> Tensor:
         """The view that everything is measured on."""
@@ -59,7 +67,7 @@ class Frozen:
 
     def crop(self, seed: int, number: int) -> View:
         """The augmented view of a linear classification's pass `number`: random resized crop and flip."""
-        pipeline = Pipeline(self.size, scale=CROP_SCALE, mean=self.scaling.mean, std=self.scaling.std)
+        pipeline = Pipeline(self.crop_size or self.size, scale=CROP_SCALE, mean=self.scaling.mean, std=self.scaling.std)
 
         def view(source: Source, images: NDArray[np.int64]) -> Tensor:
             return random_view(source, images, pipeline, seed, number, 0, Purpose.PROBE_VIEW)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from moco.config import CENTRE_SHARE
 from moco.exchange.outgoing import Format, Outgoing, named_in, not_named
 from moco.files import write_text
 
-CROP = 224 / 256  # share of the short side that the evaluation view keeps
 _CARD = """---
 {front}---
 
@@ -49,9 +49,9 @@ class HuggingFace(Format):
         network = timm.create_model(named.bare, pretrained=False, num_classes=0, **named.options)
         network.load_state_dict(run.tensors(), strict=True)
         views = {
-            "input_size": [3, run.size, run.size], "mean": list(run.mean), "std": list(run.std), "crop_pct": CROP,
-            "crop_mode": "center", "interpolation": "bilinear", "num_classes": 0, "tag": "moco",
-            "license": run.licence or "not stated",
+            "input_size": [3, run.size, run.size], "mean": list(run.mean), "std": list(run.std),
+            "crop_pct": CENTRE_SHARE, "crop_mode": "center", "interpolation": "bilinear",
+            "num_classes": 0, "tag": "moco", "license": run.licence or "not stated",
         }  # fmt: skip
         options = {"pretrained_cfg": views, "num_classes": 0}
         if named.options:

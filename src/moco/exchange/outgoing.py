@@ -54,8 +54,8 @@ class Outgoing:
 
     @property
     def size(self) -> int:
-        """Side of a view, pixels."""
-        return self.config.views.size
+        """Side of an evaluation view, pixels."""
+        return self.config.views.centre_size
 
     @cached_property
     def probe(self) -> Tensor:

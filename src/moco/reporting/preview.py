@@ -41,11 +41,18 @@ def sheet(rows: Sequence[Sequence[Tile]], headings: Sequence[str]) -> Image.Imag
     for row, height in zip(rows, heights):
         for column, tile in enumerate(row):
             left = GAP_PX + column * step
-            made.paste(Image.fromarray(tile.pixels).resize((side, side), Image.Resampling.NEAREST), (left, top))
+            made.paste(_enlarged(tile.pixels, side), (left, top))
             for number, line in enumerate(tile.lines):
                 pen.text((left, top + side + number * LINE_PX), line, PALE, font)
         top += height
     return made
+
+
+def _enlarged(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    """To `side` px: pixel by pixel where that is a whole number of times, else smoothly."""
+    whole = side % pixels.shape[0] == 0
+    smooth = Image.Resampling.BILINEAR
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST if whole else smooth)
 
 
 def page(rows: Sequence[Sequence[Tile]], headings: Sequence[str], names: Sequence[str], data: str, views: str) -> str:

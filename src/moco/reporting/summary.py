@@ -66,8 +66,10 @@ def _trained(run: RunFacts, train_images: int) -> str:
     hardware = (
         hardware or f"{run.environment.get('processor', 'a processor')}, {run.environment.get('cores', '?')} cores"
     )
+    zoom = get("views.eval_zoom", 1.0)
+    measured = "" if zoom == 1 else f" (evaluated at {round(get('views.size') * zoom)} px)"
     return (
-        f"{run.name}: a {get('model.backbone')} at {get('views.size')} px, trained by MoCo ({version}, "
+        f"{run.name}: a {get('model.backbone')} at {get('views.size')} px{measured}, trained by MoCo ({version}, "
         f"{get('views.pipeline')} views, queue of {get('model.queue_size'):,}, T {get('model.temperature'):g}) on "
         f"{images} of {get('data')}, no label used, for {done} of {asked} epochs in {duration(run.seconds)} on "
         f"{hardware} ({run.environment.get('precision', '?')})."

@@ -155,7 +155,7 @@ def load_finetuned(
     classes, width = content["model"]["head.weight"].shape
     model = Tuned(build_model(config).encoder_q.backbone, width, classes)
     model.load_state_dict(content["model"])
-    preprocess = Preprocess(config.views.size, config.short_side, about["ranges"], scaling(config.views))
+    preprocess = Preprocess(config.views.centre_size, config.short_side, about["ranges"], scaling(config.views))
     return model.to(device).eval(), preprocess, about["classes"]
 
 
@@ -177,7 +177,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     tuning = replace(tuning, options=asked.decided(tuning.source, len(images), len(opened.val)))
     options = tuning.options
     model = _model(tuning, opened).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cpu" and runtime.precision == "float32":
+    if runtime.float32_on_cpu:
         multiply_small_maps(model)
     optimizer = build_optimizer(model.backbone, tuning.optimizer, runtime.workers)
     scale = tuning.head_scale

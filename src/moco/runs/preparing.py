@@ -50,8 +50,8 @@ from moco.train.state import Totals
 from moco.train.step import MoCoStep
 from moco.train.training import Training
 from moco.train.windows import in_windows, windows_of
-from moco.views.make import TwoViews
-from moco.views.pipelines import Crops, pipeline, scaling
+from moco.views.make import TrainingViews
+from moco.views.pipelines import Crops, pipeline
 from moco.views.source import Source
 
 
@@ -114,7 +114,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     if runtime.device.type == "cuda" and config.runtime.cuda_graph and (reason := step.why_not_recorded()):
         say(f"steps are launched kernel by kernel, not as one CUDA graph: {reason}")
     assert step.parts.count  # made now: what doesn't divide is said before there is a run
-    views = TwoViews(
+    views = TrainingViews(
         source,
         Crops.of(config.views),
         config.seed,
@@ -151,7 +151,7 @@ def _model(config: Config, start: Weights | None, runtime: Runtime) -> MoCo:
         begin_from(model, start, config)
     if config.runtime.checkpoint_activations:
         recompute_blocks(model.encoder_q.backbone)
-    if runtime.device.type == "cpu" and runtime.precision == "float32":
+    if runtime.float32_on_cpu:
         multiply_small_maps(model.encoder_q)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
@@ -189,8 +189,8 @@ def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, sourc
 
 def frozen_backbone(training: Training[Config], runtime: Runtime) -> Frozen:
     config, model = training.config, cast(MoCo, training.model)
-    encoder, views = model.encoder_q if config.monitor.encoder == "query" else model.encoder_k, config.views
-    return Frozen(encoder.backbone, views.size, runtime, scaling(views))
+    encoder = model.encoder_q if config.monitor.encoder == "query" else model.encoder_k
+    return Frozen.of(encoder.backbone, config.views, runtime)
 
 
 def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tensor | None:
@@ -213,7 +213,9 @@ def _momentum(config: Config, steps_per_epoch: int) -> Callable[[int], float] | 
 
 def _other_sizes(config: Config) -> tuple[int, ...]:
     """Sides of views that aren't `views.size`."""
-    return tuple(size for size in (config.views.early_size, config.views.small_size) if size is not None)
+    views = config.views
+    measured = None if views.centre_size == views.size else views.centre_size
+    return tuple(size for size in (views.early_size, views.small_size, measured) if size is not None)
 
 
 def _splittable(config: Config) -> bool:

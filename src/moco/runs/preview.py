@@ -73,7 +73,8 @@ def sizes(views: ViewsConfig) -> str:
     """The sides of all views, in words."""
     early = "" if views.early_size is None else f", {views.early_size} px in the first {views.early_epochs} epochs"
     small = "" if views.small_size is None else f", {views.small_crops} small crops of {views.small_size} px"
-    return f"{views.size} px{early}{small}"
+    measured = "" if views.centre_size == views.size else f", evaluated at {views.centre_size} px"
+    return f"{views.size} px{early}{small}{measured}"
 
 
 def headings(small: int = 0, pairs: int = PAIRS) -> list[str]:
@@ -96,7 +97,8 @@ def drawn_views(
     """
     crops = Crops.of(config.views)
     heights, widths = source.heights[images], source.widths[images]
-    centre = to_bytes(evaluation_view(source, images, config.views.size, scaling(config.views)), scaling(config.views))
+    normal = scaling(config.views)
+    centre = to_bytes(evaluation_view(source, images, config.views.centre_size, normal), normal)
     columns = [[View(pixels, [f"{w} x {h} px stored"]) for pixels, h, w in zip(centre, heights, widths)]]
     shown = [*product(range(first, first + pairs), (0, 1)), *((0, view) for view in crops.small_views if small)]
     for epoch, view in shown:

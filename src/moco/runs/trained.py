@@ -139,7 +139,7 @@ def load_backbone(
     backbone = model.encoder_q.backbone.to(device)
     ranges = content["about"].get("ranges", {})
     config = opened.config
-    return backbone, Preprocess(config.views.size, config.short_side, ranges, scaling(config.views))
+    return backbone, Preprocess(config.views.centre_size, config.short_side, ranges, scaling(config.views))
 
 
 def build_model(config: Config) -> MoCo:
@@ -219,7 +219,7 @@ def open_frozen(
     backbone = (model.encoder_q if encoder == "query" else model.encoder_k).backbone
     backbone = backbone.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     backbone.requires_grad_(False).eval()
-    frozen = Frozen(backbone, config.views.size, runtime, scaling(config.views))
+    frozen = Frozen.of(backbone, config.views, runtime)
     return FrozenRun(opened, frozen, about, content["step"], len(content["state"]["rows"]))
 
 

@@ -54,7 +54,7 @@ def train_step(
 
     Args:
         parts: of `model`: what computes keys and gradients, the whole batch at once or part by part.
-        views: the two views, each (N, 3, H, W), and the small ones; of several processes what `TwoViews` makes.
+        views: the two views, each (N, 3, H, W), and the small ones; of several processes what `TrainingViews` makes.
         key_order: (N,) shuffle of the keys between the parts, or None.
         symmetric: each view is query and key once; the loss is the mean of both, and both keys enter the queue.
         guard: called with the loss before it reaches the weights; raises to stop.
@@ -127,7 +127,7 @@ class MoCoStep:
         return Parts(self.model, self.runtime, self.accumulate)
 
     def __call__(self, views: tuple[Tensor, ...], batch: Batch) -> StepStats:
-        """The step on the views of `batch`, as `TwoViews` makes them."""
+        """The step on the views of `batch`, as `TrainingViews` makes them."""
         self.runtime.begin_step()
         shown = None
         if self.shown is not None:

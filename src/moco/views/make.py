@@ -60,7 +60,7 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True)
-class TwoViews:
+class TrainingViews:
     """Makes the augmented views of a batch, channels last: functions of (seed, epoch, image) alone.
 
     One process makes all views of all images, and shuffles the keys' itself. Of several each makes what it works on:

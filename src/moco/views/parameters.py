@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.config import CENTRE_SHARE
 from moco.randomness import Purpose, uniforms
 from moco.views.pipelines import Pipeline
 
@@ -125,7 +126,7 @@ def centre(size: int, heights: NDArray[np.int32], widths: NDArray[np.int32]) -> 
     """
     height, width = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
     short = np.minimum(height, width)
-    resized = round(size * 256 / 224)
+    resized = round(size / CENTRE_SHARE)
     new_h, new_w = resized * height // short, resized * width // short
     scale_y, scale_x = height / new_h, width / new_w
     top, left = np.rint((new_h - size) / 2), np.rint((new_w - size) / 2)
