@@ -55,6 +55,13 @@ def test_from_python(flat: Path) -> None:
     assert config.train.batch_size is None  # by the number of images, once they are packed
 
 
+def test_a_network_of_one_size_is_evaluated_at_it(flat: Path) -> None:
+    asked = {"data": str(flat), "runtime": {"device": "cpu"}}
+    assert recipe("auto", **asked).views.centre_size == 96
+    assert recipe("auto", **asked, model={"backbone": "resnet50"}).views.centre_size == 96
+    assert recipe("auto", **asked, **{"model.backbone": "vit_tiny_patch16_224"}).views.centre_size == 64
+
+
 def test_it_needs_images_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(moco.UserError, match="no data: give --data"):
         recipe("auto")

@@ -10,6 +10,7 @@ from moco.config import Config
 TINY = 40  # px: photographs of up to this short side are shown to small stems at their own size
 STEP = 16  # px: sides of views are multiples of it
 LEAST = 32  # px
+ZOOMS = {64: 1.5, 224: 1.2857}  # by side of the views: to 96 px, measured; to 288 px, as FixRes and timm do
 OPEN = ("train.batch_size", "train.epochs", "model.queue_size", "model.bn_splits")
 
 
@@ -37,6 +38,7 @@ def choices(short_side: int, device: str) -> list[Choice]:
         Choice("model.backbone", "resnet18" if small else "resnet50", f"what trains in reasonable time {where}"),
         Choice("model.small_stem", tiny, f"the images have {short_side} px"),
         Choice("views.size", size, f"the images have {short_side} px, and {affordable} is what pays {where}"),
+        *_zoom(size),
         Choice("model.symmetric", True, "each view is query and key: twice the pairs of the same pictures"),
         Choice("model.momentum", 0.99, "the key encoder follows within a hundred steps: runs are short"),
         Choice("model.mask_own", True, "with few images each meets its own earlier keys in the queue"),
@@ -51,6 +53,12 @@ def choices(short_side: int, device: str) -> list[Choice]:
         Choice("schedule.per", "step", "the rate moves every step: epochs are few"),
         *(Choice(name, None, "") for name in OPEN),
     ]
+
+
+def _zoom(size: int) -> list[Choice]:
+    zoom = ZOOMS.get(size)
+    why = "crops blow up what they show: a larger evaluation view shows things as large"
+    return [] if zoom is None else [Choice("views.eval_zoom", zoom, why)]
 
 
 def as_values(made: list[Choice]) -> dict[str, Any]:

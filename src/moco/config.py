@@ -106,6 +106,11 @@ class ViewsConfig:
         """Side of the evaluation view, pixels."""
         return round(self.size * self.eval_zoom)
 
+    @property
+    def centre_cost(self) -> float:
+        """Of a forward pass on an evaluation view, in passes on a training view."""
+        return (self.centre_size / self.size) ** 2
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -351,7 +356,6 @@ class Config:
         A training step costs about four forward passes an image (query forward and backward, key forward), twice
         that if symmetric.
         """
-        looks *= (self.views.centre_size / self.views.size) ** 2
         if self.monitor.every_epochs is not None:
             return self.monitor.every_epochs
         return max(1, math.ceil(looks / (MONITOR_SHARE * self._step_cost * train_count)))

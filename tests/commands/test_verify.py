@@ -89,6 +89,40 @@ def test_what_was_altered_is_found(alter: object, run: Path, capsys: pytest.Capt
     assert expected in capsys.readouterr().err
 
 
+def test_steps_of_before_more_epochs_were_asked_for_are_no_proof(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, last = steps_of(run)
+    assert main(["pretrain", "--resume", str(run), "--train.epochs=4"]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(run), "--begin", "0"]) == 2
+    assert "its epochs were changed afterwards; give --begin" in capsys.readouterr().err
+    assert moco.verify(run, begin=last).problems == []
+    assert moco.verify(run).losses == steps_of(run)[-1] - last
+
+
+def test_steps_without_a_record_are_not_counted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in an imported run: what was recorded begins in the middle."""
+    head, *rows = (run / "steps.csv").read_text().splitlines()
+    _, second, third = steps_of(run)
+    (run / "steps.csv").write_text("\n".join([head, *rows[second : second + 1], *rows[third - 1 :]]) + "\n")
+    found = moco.verify(run)
+    assert (found.first, found.last, found.losses) == (second + 1, third, 2)
+    (run / "steps.csv").write_text("\n".join([head, *rows[third - 1 :]]) + "\n")
+    assert main(["verify", str(run), "--begin", "0"]) == 2
+    assert "no checkpoint that recorded steps (steps.csv) follow: nothing to compare" in capsys.readouterr().err
+
+
+def test_a_run_that_is_replayed_from_a_checkpoint_needs_no_first_weights(
+    trained: Path, labelled: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(moco.load_backbone(trained)[0].state_dict(), file)
+    out = tmp_path / "second"
+    options = [*OPTIONS, "--data", str(labelled), "--out", str(out), f"--model.init={file}"]
+    assert main(["pretrain", *options]) == 0
+    file.unlink()
+    assert moco.verify(out).problems == []
+
+
 def test_nothing_to_compare_with_is_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(run), "--begin", "1"]) == 2
     assert "--begin is 1, checkpoints with recorded steps after them: [0," in capsys.readouterr().err

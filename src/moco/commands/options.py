@@ -49,7 +49,7 @@ class RecipeParser(Parser):
         if not self.look:
             return parsed
         alone = config_of(parsed)
-        made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime})
+        made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime, "model": alone.model})
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{AUTO}.yaml"
             file.write_text(yaml.safe_dump(as_values(made)))

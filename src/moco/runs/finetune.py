@@ -174,7 +174,9 @@ def _prepare(tuning: Tuning) -> _Prepared:
     images = draw(classes, Amount.parse(asked.labels), asked.seed, asked.draw)
     if len(images) < 2:
         raise UserError(f"--labels {asked.labels} are {len(images)} images here, give 2 or more")
-    tuning = replace(tuning, options=asked.decided(tuning.source, len(images), len(opened.val)))
+    tuning = replace(
+        tuning, options=asked.decided(tuning.source, len(images), tuning.base.views.centre_cost * len(opened.val))
+    )
     options = tuning.options
     model = _model(tuning, opened).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if runtime.float32_on_cpu:

@@ -99,14 +99,17 @@ class FinetuneOptions:
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             yield f"--warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs"
 
-    def decided(self, source: str, images: int, val_images: int) -> FinetuneOptions:
-        """With every None filled in, for so many labelled images and weights from `source`."""
+    def decided(self, source: str, images: int, val_passes: float) -> FinetuneOptions:
+        """With every None filled in, for so many labelled images and weights from `source`.
+
+        `val_passes`: what a validation costs, in forward passes on training views.
+        """
         batch_size = min(self.batch_size, images)
         epochs = self.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / (images // batch_size)))
         rates = asdict(RATES[self.optimizer, source == "scratch"])
         rates |= {name: getattr(self, name) for name in rates if getattr(self, name) is not None}
-        # A step costs three forward passes an image, validation one.
-        often = max(1, math.ceil(val_images / (0.1 * 3 * images)))
+        # A step costs three forward passes an image, validation is to cost a tenth of an epoch.
+        often = max(1, math.ceil(val_passes / (0.1 * 3 * images)))
         made = replace(
             self,
             batch_size=batch_size,

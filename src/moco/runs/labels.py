@@ -97,7 +97,7 @@ def labels(
         )
         result.save(folder.labels_file)
         config = trained.config
-        title = f"{folder.root.resolve().name}  ({config.model.backbone}, {config.views.centre_size} px)"
+        title = f"{folder.root.resolve().name}  ({config.model.backbone}, {config.views.size} px)"
         write_labels_plot(result, title, folder.plots / "labels.png")
     return result
 

@@ -163,11 +163,11 @@ def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, sourc
     config, model = training.config, cast(MoCo, training.model)
     views, frozen = pipeline(config.views), frozen_backbone(training, runtime)
     evaluators: list[Evaluator] = []
-    looks = 0
+    looks = 0.0
     if data.val is not None:
         val = labelled(data.val, runtime.device)
         evaluators.append(LabelMonitor(frozen, labelled(data.train, runtime.device, source), val, config.monitor))
-        looks += len(data.train) + len(data.val)
+        looks += config.views.centre_cost * (len(data.train) + len(data.val))
     if config.monitor.label_free or (config.monitor.label_free is None and data.val is None):
         proxies = LabelFreeMonitor(frozen, source, views, config.seed)
         evaluators.append(proxies)

@@ -54,7 +54,23 @@ def automatic(data: str | None, changes: Mapping[str, Any]) -> list[Choice]:
     device = _section(changes, "runtime").get("device", "auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return choices(short_side, str(device).split(":")[0])
+    made = choices(short_side, str(device).split(":")[0])
+    takes = _takes(as_values(made), _section(changes, "model").get("backbone"))
+    return [choice for choice in made if choice.name != "views.eval_zoom" or takes]
+
+
+def _takes(values: dict[str, Any], backbone: str | None) -> bool:
+    """Whether a network that was asked for takes views of the size that `auto` would evaluate at, too."""
+    from moco.model.backbone import check_backbone
+
+    views = from_dict(values).views
+    if backbone is None or views.eval_zoom == 1:
+        return True
+    try:
+        check_backbone(backbone, views.size, also=(views.centre_size,))
+    except UserError:  # of one size, as transformers are; what else is wrong with it is said when it is made
+        return False
+    return True
 
 
 def shipped() -> dict[str, Path]:

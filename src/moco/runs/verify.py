@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -67,10 +67,10 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     recorded = _recorded(folder.steps_file)
     found = {int(path.stem.removeprefix("step-")): path for path in checkpoint.numbered(folder.checkpoints)}
     start = _start(found, recorded, begin, folder.root)
-    content = checkpoint.load(found[start]) if start else None
+    content = checkpoint.load(found[start]) if start in found else None
     newest = checkpoint.load_for_evaluation(folder.checkpoints, "last")
     about = (content or newest)["about"]
-    prepared = prepare(config, Precision(about["precision"], "as this run began"))
+    prepared = prepare(config, Precision(about["precision"], "as this run began"), begins=content is None)
     problems = list(_of_the_records(folder, newest, prepared))
     if about["data"] != prepared.about["data"]:
         problems.append("the images are not those that it was trained on")
@@ -81,18 +81,20 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     goal = next((step for step in sorted(found) if start < step <= start + steps), min(start + steps, max(recorded)))
     say(f"replaying steps {start + 1} to {goal}" + (f": {'; '.join(differences)}" if differences else ""))
     tolerance = TOLERANCE[prepared.runtime.precision] if differences else 0.0
-    worst = _replay(prepared, recorded, goal, tolerance, problems)
+    compared, worst = _replay(prepared, recorded, goal, tolerance, problems)
     tensors = 0
     if goal in found:
         tensors = _compare(prepared, checkpoint.load(found[goal]), not differences, problems)
-    return Verification(start + 1, goal, differences, goal - start, worst, tensors, problems)
+    return Verification(start + 1, goal, differences, compared, worst, tensors, problems)
 
 
-def _start(found: dict[int, Path], recorded: dict[int, float], begin: int | None, root: Path) -> int:
+def _start(found: dict[int, Path], recorded: dict[int, Recorded], begin: int | None, root: Path) -> int:
     """The step that the replay begins after."""
     if not recorded:
         raise UserError(f"{root} has no recorded step (steps.csv) to compare with")
-    possible = [0, *(step for step in sorted(found) if step + 1 in recorded)]
+    possible = [step for step in sorted({0, *found}) if step + 1 in recorded]
+    if not possible:
+        raise UserError(f"{root} has no checkpoint that recorded steps (steps.csv) follow: nothing to compare")
     if begin is None:
         return possible[-1]
     if begin not in possible:
@@ -100,11 +102,18 @@ def _start(found: dict[int, Path], recorded: dict[int, float], begin: int | None
     return begin
 
 
-def _recorded(file: Path) -> dict[int, float]:
-    """The loss of each step in `steps.csv`."""
+class Recorded(NamedTuple):
+    """A step in `steps.csv`."""
+
+    rate: float
+    loss: float
+
+
+def _recorded(file: Path) -> dict[int, Recorded]:
+    """Each step in `steps.csv`, by its number."""
     try:
         with file.open(newline="", encoding="utf-8") as rows:
-            return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(rows)}
+            return {int(row["step"]): Recorded(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(rows)}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
@@ -123,11 +132,16 @@ def _of_the_records(folder: RunDir, content: checkpoint.Content, prepared: Prepa
                 yield f"metrics.csv, epoch {row['epoch']}: {', '.join(wrong)} differ from the checkpoint's"
 
 
-def _replay(prepared: Prepared, recorded: dict[int, float], goal: int, tolerance: float, problems: list[str]) -> float:
-    """Train up to step `goal`; the largest relative difference of a loss."""
+def _replay(
+    prepared: Prepared, recorded: dict[int, Recorded], goal: int, tolerance: float, problems: list[str]
+) -> tuple[int, float]:
+    """Train up to step `goal`: (steps compared, largest relative difference of a loss).
+
+    Raises `UserError` at a step that another learning rate was recorded for: what is to be compared isn't the same.
+    """
     training = prepared.training
     training.model.train()
-    wrong, worst = [], 0.0
+    wrong, worst, compared = [], 0.0, 0
     first = training.progress.step
     with progress("replaying", goal - first, "steps/s") as bar:
         while (step := training.progress.step) < goal:
@@ -138,15 +152,26 @@ def _replay(prepared: Prepared, recorded: dict[int, float], goal: int, tolerance
                 bar.update(number - first)
                 told = recorded.get(number)
                 if told is not None:
-                    apart = 0.0 if cell(loss) == cell(told) else abs(loss - told) / max(abs(told), 1e-12)
-                    worst = max(worst, apart)
+                    if not problems:  # one of them may be the rate's own reason
+                        _check_rate(prepared, number, told)
+                    apart = 0.0 if cell(loss) == cell(told.loss) else abs(loss - told.loss) / max(abs(told.loss), 1e-12)
+                    worst, compared = max(worst, apart), compared + 1
                     if apart > tolerance:
                         wrong.append(number)
                 if number == goal:
                     break
     if wrong:
-        problems.append(f"the loss of {len(wrong)} of {goal - first} steps is another, first at step {wrong[0]}")
-    return worst
+        problems.append(f"the loss of {len(wrong)} of {compared} steps is another, first at step {wrong[0]}")
+    return compared, worst
+
+
+def _check_rate(prepared: Prepared, step: int, told: Recorded) -> None:
+    rate = prepared.training.optimizer.param_groups[0]["lr"]
+    if cell(rate) != cell(told.rate):
+        raise UserError(
+            f"step {step} was trained at the rate {told.rate:g} and is {rate:g} in the run's configuration: its epochs "
+            "were changed afterwards; give --begin, a checkpoint of after that"
+        )
 
 
 def _compare(prepared: Prepared, later: checkpoint.Content, exact: bool, problems: list[str]) -> int:
