@@ -49,8 +49,11 @@ class RunDir:
     root: Path
 
     @classmethod
-    def check_free(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunDir:
-        """Raises `UserError` unless a run may be made at `path`; touches nothing."""
+    def check_free(cls, path: str | os.PathLike[str], overwrite: bool = False, tuning: bool = False) -> RunDir:
+        """Raises `UserError` unless a run, or a fine-tuning (`tuning`), may be made at `path`; touches nothing.
+
+        Neither may `overwrite` the other.
+        """
         run = cls(Path(path))
         try:
             entries = _entries(run.root)
@@ -62,24 +65,27 @@ class RunDir:
         if not overwrite and run.has_begun():
             quoted = shlex.quote(str(path))
             raise UserError(f"{path} already holds a run: continue with --resume {quoted}, or --overwrite it")
+        if run.has_begun() and run.finetune_file.exists() != tuning:
+            there, wanted = ("a pre-training", "fine-tuning") if tuning else ("a fine-tuning", "pre-training")
+            raise UserError(f"{path} holds {there}, which no {wanted} overwrites: give another --out")
         if not os.access(above, os.W_OK):
             raise UserError(f"can't write to {above}, give another --out")
         return run
 
     @classmethod
     @contextlib.contextmanager
-    def created(cls, path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[RunDir]:
+    def created(cls, path: str | os.PathLike[str], overwrite: bool = False, tuning: bool = False) -> Iterator[RunDir]:
         """A fresh run directory, held for this process. Raises `UserError` as `check_free` and `locked` do.
 
         With `overwrite` what the run at `path` wrote is removed, and nothing else.
         """
-        run = cls.check_free(path, overwrite)
+        run = cls.check_free(path, overwrite, tuning)
         try:
             run.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"can't make {path}: {in_a_line(error)}") from error
         with run.locked():
-            cls.check_free(path, overwrite)  # another process may have been quicker
+            cls.check_free(path, overwrite, tuning)  # another process may have been quicker
             run._clear()
             write_json(run.root / MARKER, {"format": 1, "run": uuid.uuid4().hex, "saved": False})
             run.checkpoints.mkdir(exist_ok=True)
@@ -136,7 +142,7 @@ class RunDir:
 
     def has_begun(self) -> bool:
         """Whether there is anything to lose: not in a folder that a run made and was killed in at once."""
-        things = (self.config_file, self.metrics_file)
+        things = (self.config_file, self.finetune_file, self.metrics_file)
         return any(path.exists() for path in things) or any(self.checkpoints.glob("*.pt"))
 
     def identity(self) -> str | None:

@@ -82,3 +82,9 @@ def test_the_watch_leaves_the_objects_as_they_were(labelled: Path) -> None:
     assert dict(vars(model)) == before[0]
     assert dict(vars(runtime)) == before[1]
     assert torch.is_tensor(model.queue)
+
+
+def test_nobody_elses_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.json").write_text("{}")
+    assert main(["bench", *SMALL, "--data=shapes", "--json", str(tmp_path / "notes.json")]) == 2
+    assert "notes.json is there and not written by moco bench" in capsys.readouterr().err

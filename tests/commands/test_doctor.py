@@ -63,6 +63,11 @@ def test_more_than_eight_bits(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "│ uint16 grey │ 1 │ 160..4014 │ │ 0..4095 │ 6 % │" in out
     assert "--store.range matters here" in out
     assert json.loads(Path("found.json").read_text())["depths"]["uint16 grey"]["packed"] == [0, 4095]
+    assert main(["doctor", "data", "--json", "found.json"]) == 0  # its own is replaced, nobody else's
+    Path("notes.json").write_text("{}")
+    assert main(["doctor", "data", "--json", "notes.json"]) == 2
+    assert "notes.json is there and not written by moco doctor" in capsys.readouterr().err
+    assert Path("notes.json").read_text() == "{}"
 
 
 def test_the_json_is_written_before_anything_is_printed(tree: Path) -> None:

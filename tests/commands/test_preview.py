@@ -79,13 +79,25 @@ def test_what_is_said_is_what_was_drawn() -> None:
 def test_mistakes(flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["preview", *SMALL, "--data", str(flat)]
     (tmp_path / "mine.html").write_text("somebody's page")
+    Image.new("RGB", (9, 9)).save(tmp_path / "cat.png")
+    cat = (tmp_path / "cat.png").read_bytes()
     for words, answer in (
         (["--out", str(tmp_path / "views.jpg")], ".png"),
         (["--out", str(tmp_path / "v.png"), "--rows=0"], "--rows"),
         (["--out", str(tmp_path / "v.png"), "--html"], ".html"),
-        (["--out", str(tmp_path / "mine.html")], "not a page that moco wrote"),
+        (["--out", str(tmp_path / "mine.html")], "mine.html is there and not written by moco preview: give another"),
+        (["--out", str(tmp_path / "cat.png")], "cat.png is there and not written by moco preview: give another"),
     ):
         assert main([*common, *words]) == 2
         assert answer in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.png", "mine.html"]
+    assert (tmp_path / "cat.png").read_bytes() == cat
     assert (tmp_path / "mine.html").read_text() == "somebody's page"
+
+
+def test_its_own_picture_is_replaced(flat: Path, tmp_path: Path) -> None:
+    command = ["preview", *SMALL, "--data", str(flat), "--out", str(tmp_path / "v.png")]
+    assert main([*command, "--rows=1"]) == 0
+    small = (tmp_path / "v.png").stat().st_size
+    assert main([*command, "--rows=3"]) == 0
+    assert (tmp_path / "v.png").stat().st_size > small

@@ -343,6 +343,25 @@ def test_a_folder_without_our_marker_is_not_used(there: Path, tmp_path: Path) ->
         opened(URL, cache)
 
 
+def test_a_process_that_was_killed_while_it_marked_the_folder_is_no_stranger(there: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    opened(URL, cache)
+    folder = next(cache.glob("remote-*"))
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / f".{MARKER}.99999.tmp").write_text("{")
+    assert_same_images(opened(URL, cache), opened(there, cache))
+
+
+def test_a_run_reads_on_when_its_copy_is_pruned_and_the_next_starts(there: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    found, local = opened(URL, cache), opened(there, cache)
+    assert len(prune_stores(cache, everything=True).notes) <= 1
+    for number in range(len(local.train)):
+        assert np.array_equal(found.train.image(number), local.train.image(number))
+    assert_same_images(opened(URL, cache), opened(there, cache))
+
+
 def test_its_facts_are_read_and_its_images_are_not_scanned(there: Path, tmp_path: Path) -> None:
     config = StoreConfig(cache=str(tmp_path / "cache"), remote_gb=CHUNK / 1e9)
     assert facts(URL, config) == facts(str(there), config)

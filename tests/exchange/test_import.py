@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import moco
 from moco import checkpoint
 from moco.cli import main
+from moco.config import RuntimeConfig
 
 
 def content_of(run: Path) -> dict[str, Any]:
@@ -47,6 +48,27 @@ def test_what_came_back_goes_on_as_the_run_would(trained: Path, tmp_path: Path) 
     for run in (whole, tmp_path / "again"):
         assert main(["pretrain", "--resume", str(run), "--train.epochs=3", "--runtime.threads=1"]) == 0
     assert same(content_of(whole)["model"], content_of(tmp_path / "again")["model"])
+
+
+def test_of_another_optimizer_all_but_its_state_comes_back(trained: Path, tmp_path: Path) -> None:
+    config = moco.open_run(trained).config
+    out = tmp_path / "adamw"
+    asked = {"optimizer.name": "adamw", "optimizer.lr": 1e-3, "train.epochs": 1, "schedule.warmup_epochs": 0}
+    adamw = moco.recipe("folder-cpu", data=config.data, views=config.views, model=config.model, runtime=config.runtime,
+                        train=config.train, **asked)  # fmt: skip
+    moco.pretrain(adamw, out)
+    file = moco.export(out, "official", tmp_path / "official.pth.tar").path
+    moco.import_weights(file, tmp_path / "again")
+    again = moco.open_run(tmp_path / "again").config
+    assert (again.views, again.model, again.optimizer) == (adamw.views, adamw.model, adamw.optimizer)
+    assert same(content_of(out)["model"], content_of(tmp_path / "again")["model"])
+
+
+def test_where_it_ran_is_no_part_of_what_leaves(trained: Path, tmp_path: Path) -> None:
+    run = moco.open_run(trained)
+    assert run.config.runtime.threads == 1
+    moco.import_weights(moco.export(trained, "safetensors", tmp_path / "a.safetensors").path, tmp_path / "again")
+    assert moco.open_run(tmp_path / "again").config.runtime == RuntimeConfig()
 
 
 def official(arch: str, mlp: bool, dim: int = 8, queue: int = 24, module: str = "module.") -> dict[str, Any]:

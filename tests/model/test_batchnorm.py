@@ -10,7 +10,7 @@ from torch import nn
 
 from moco import MoCo
 from moco.errors import UserError
-from moco.model.batchnorm import SplitBatchNorm2d, split_batchnorm
+from moco.model.batchnorm import SplitBatchNorm2d, join_batchnorm, split_batchnorm
 
 
 def test_each_part_is_normalised_as_on_a_device_of_its_own() -> None:
@@ -66,3 +66,15 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
     model = MoCo("resnet18", 4, 16, bn_splits=4)
     with pytest.raises(UserError, match="divide"):
         model.keys(torch.rand(6, 3, 32, 32))
+
+
+def test_a_batch_too_small_for_all_parts_moves_by_those_that_there_are() -> None:
+    images = torch.randn(9, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
+    split = SplitBatchNorm2d(3, 8).train()
+    split(images)
+    parts = images.chunk(8)
+    assert len(parts) == 5
+    torch.testing.assert_close(split.running_mean, 0.1 * torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0))
+    plain = nn.BatchNorm2d(3).train()
+    joined = join_batchnorm(SplitBatchNorm2d(3, 8)).train()
+    torch.testing.assert_close(joined(images), plain(images))

@@ -156,6 +156,8 @@ def test_the_summary_in_words() -> None:
         assert words in told
     assert "kNN names 50.0 % of the validation images rightly; raw pixels give 30.0 %" in told
     assert "no linear classification yet" in told
+    zoomed = run(config={**run().config, "views.eval_zoom": 1.5})
+    assert "a resnet18 at 64 px (evaluated at 96 px)" in " ".join(sentences(zoomed, 0, 0))
     assert "needs labels" in " ".join(sentences(run(rows=rows(None)), 0, 0))
     assert [duration(s) for s in (12, 600, 36_000)] == ["12 s", "10 min", "10.0 h"]
 

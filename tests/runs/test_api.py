@@ -95,7 +95,10 @@ def test_the_backbone_without_the_data_gives_what_evaluation_measures(
     frozen = Frozen(backbone, 40, Runtime(run.config.runtime))
     measured = frozen.features(pixel_source(data.val, torch.device("cpu")))  # type: ignore[arg-type]
     torch.testing.assert_close(features, measured.values[0][:3])
+    assert preprocess([]).shape == (0, 3, 40, 40)
     opened = Image.open(files[0])
+    for mode in ("CMYK", "YCbCr", "HSV", "L", "P"):
+        assert preprocess(opened.convert(mode)).shape == (1, 3, 40, 40)
     for same in (opened, np.asarray(opened), [opened], str(files[0])):
         torch.testing.assert_close(preprocess(same), preprocess(files[:1]))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
 
-from moco.config import RuntimeConfig
+from moco.config import RuntimeConfig, StoreConfig
+from moco.data.dataset import open_dataset
 from moco.evaluators.frozen import Frozen
 from moco.model.backbone import build_backbone
-from moco.runs.feature_maps import FEWEST_CELLS, components, deepest_map
+from moco.runs.feature_maps import FEWEST_CELLS, SHOWN_PX, components, deepest_map, feature_maps
 from moco.runtime import Runtime
 
 
@@ -41,3 +45,13 @@ def test_two_kinds_of_places_get_two_colours_in_every_image() -> None:
 def test_fewer_than_three_channels_are_black_in_the_rest() -> None:
     (only,) = components(torch.rand(1, 2, 5, 5))
     assert only.shape == (5, 5, 3) and only[..., 2].max() == 0
+
+
+def test_a_network_of_one_size_is_looked_at_in_it(flat: Path) -> None:
+    store = open_dataset(str(flat), StoreConfig(), 64).train
+    transformer = frozen(build_backbone("timm/test_vit", 32, False), 32)
+    pairs, _ = feature_maps(transformer, store, np.arange(2))
+    assert all(view.shape == drawn.shape == (SHOWN_PX, SHOWN_PX, 3) for view, drawn in pairs)
+    convolutions = replace(frozen(build_backbone("timm/test_resnet", 32, False), 48), crop_size=32)
+    _, cells = feature_maps(convolutions, store, np.arange(2))
+    assert cells == feature_maps(replace(convolutions, crop_size=None, size=32), store, np.arange(2))[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,9 @@ from tests.conftest import SMALL
 import moco
 from moco import checkpoint
 from moco.cli import main
+from moco.model.batchnorm import SplitBatchNorm2d
 from moco.results import FinetuneResult
-from moco.runs.finetune import initial_backbone
+from moco.runs.finetune import _prepare, initial_backbone
 from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
 from moco.train.steps import Seen
 from moco.train.training import Training
@@ -220,3 +222,55 @@ def test_what_is_there_is_not_overwritten_unasked(
     assert "is no directory of `moco finetune`" in capsys.readouterr().err
     assert main(["finetune"]) == 2
     assert "which run?" in capsys.readouterr().err
+
+
+def test_neither_a_run_nor_a_fine_tuning_overwrites_the_other(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    kept = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert main(["finetune", str(copy), *QUICK, "--out", str(copy), "--overwrite"]) == 2
+    assert "holds a pre-training, which no fine-tuning overwrites: give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == kept
+    place = tmp_path / "tuned"
+    moco.finetune(copy, FinetuneOptions(epochs=1, batch_size=38), out=place)
+    assert main(["pretrain", *SMALL, "--data", str(data), "--out", str(place), "--overwrite"]) == 2
+    assert "holds a fine-tuning, which no pre-training overwrites" in capsys.readouterr().err
+    assert (place / "result.json").is_file()
+
+
+def test_a_fine_tuning_goes_on_from_the_step_that_it_began_at(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is trained on in the meantime."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    began = checkpoint.load(copy / "checkpoints" / "last.pt")["step"]
+    command = ["finetune", str(copy), *QUICK, "--out", str(tmp_path / "a")]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(4, patch)
+        assert main(command) == 75
+    shutil.copytree(tmp_path / "a", tmp_path / "unsaved")
+    for path in (tmp_path / "unsaved" / "checkpoints").iterdir():
+        path.unlink()
+    marker = tmp_path / "unsaved" / ".moco-run.json"
+    marker.write_text(marker.read_text().replace("true", "false"))
+    (tmp_path / "unsaved" / "metrics.csv").unlink(missing_ok=True)
+    assert main(["pretrain", "--resume", str(copy), "--train.epochs=2"]) == 0
+    assert moco.resume_finetune(tmp_path / "a").run_step == began
+    capsys.readouterr()
+    assert main(["finetune", "--resume", str(tmp_path / "unsaved")]) == 2
+    assert f"the run was trained on since this fine-tuning began at its step {began}" in capsys.readouterr().err
+
+
+def test_batch_norm_is_over_the_whole_batch(data: Path, tmp_path: Path) -> None:
+    """However the run's was split: a batch of labelled images is small."""
+    words = [*SMALL, "--train.epochs=1", "--schedule.warmup_epochs=0", "--monitor.baseline=false"]
+    split = [word for word in words if "bn_splits" not in word] + ["--model.bn_splits=4"]
+    assert main(["pretrain", *split, "--data", str(data), "--out", str(tmp_path / "run")]) == 0
+    tuning = Tuning.from_dict(
+        Tuning(
+            str(tmp_path / "run"), "last", "run", moco.open_run(tmp_path / "run").config, None, FinetuneOptions()
+        ).as_dict()
+    )
+    model = _prepare(tuning).model
+    assert {module.splits for module in model.modules() if isinstance(module, SplitBatchNorm2d)} == {1}

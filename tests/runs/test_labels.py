@@ -14,6 +14,7 @@ from moco.cli import main
 from moco.evaluators.draws import Amount, draw
 from moco.label_curves import LabelsResult
 from moco.results import FinetuneResult
+from moco.rundir import RunDir
 from moco.runs.finetune import initial_backbone
 from moco.runs.labels import draw_labels
 
@@ -70,6 +71,12 @@ def test_fine_tuned_and_from_scratch_on_the_same_draws_are_taken_where_they_are_
     monkeypatch.setattr("moco.runs.labels.finetune", lambda *_, **__: pytest.fail("trained again"))
     assert main(command) == 0
     assert LabelsResult.load(run / "labels.json").curves == result.curves
+    marker = run / ".moco-run.json"
+    own = marker.read_text()
+    marker.write_text(own.replace(RunDir(run).identity() or "", "0" * 32))  # as after --overwrite
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        main(command)
+    marker.write_text(own)
 
 
 def test_all_labels_are_drawn_once() -> None:

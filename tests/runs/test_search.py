@@ -55,12 +55,14 @@ def test_an_index_of_another_backbone_is_refused(run: moco.Run, index: Path, lab
 
 def test_mistakes(run: moco.Run, index: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"x")
+    (tmp_path / "cat.png").write_bytes(b"a picture of mine")
     for keywords, message in (
         ({"query": tmp_path / "bad.jpg"}, r"--query .*bad\.jpg: not an image"),
         ({"query": tmp_path / "none.jpg"}, r"--query .*none\.jpg: No such file"),
         ({"query": []}, "give an image to --query"),
         ({"query": "a.jpg", "k": 0}, "--k is 0"),
         ({"query": "a.jpg", "out": "sheet.jpg"}, r"a name that ends in \.png"),
+        ({"query": "a.jpg", "out": tmp_path / "cat.png"}, "cat.png is there and not written by moco search"),
         ({"query": "a.jpg", "index": tmp_path / "none.npz"}, "no index at"),
     ):
         with pytest.raises(moco.UserError, match=message):
@@ -76,7 +78,9 @@ def test_images_that_moved_are_looked_for_where_one_says(run: moco.Run, tmp_path
     with pytest.raises(moco.UserError, match="if they moved, give --data"):
         moco.search(run, index, query, out=out)
     moco.search(run, index, query, out=out, data=tmp_path / "moved")
-    assert out.is_file()
+    drawn = out.read_bytes()
+    moco.search(run, index, query, out=out, data=tmp_path / "moved")  # its own is replaced
+    assert out.read_bytes() == drawn
 
 
 def test_from_the_command_line(run: moco.Run, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

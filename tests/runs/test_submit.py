@@ -132,6 +132,15 @@ def test_every_way_to_write_a_time_limit(text: str, expected: int) -> None:
     assert seconds(text) == expected
 
 
+def test_what_follows_a_classification_of_other_data_looks_at_that_data() -> None:
+    for words in (["--data", "other"], ["--data=other"]):
+        _, evaluate, report = plan(["linear", "runs/a", *words], "runs/a", SlurmOptions(), ("evaluate", "report"))
+        assert f'evaluate "$run" {" ".join(words)})' in evaluate.script()
+        assert f'report "$run" {" ".join(words)})' in report.script()
+    _, linear = plan(WORDS, "runs/a", SlurmOptions(), ("linear",))
+    assert "--data" not in linear.script()
+
+
 def test_what_follows_and_where_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean linear"):
         plan(WORDS, "runs/a", SlurmOptions(), ("linaer",))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moco.commands.options import RecipeParser, config_of
+from moco.commands.parsing import json_file
 from moco.config_check import check
 
 if TYPE_CHECKING:
     from moco.runs.bench import Bench
 
 EXAMPLE = "moco bench --recipe imagenette-cpu --data data/imagenette2-160 --json bench.json"
+PROGRAM = "moco bench"
 DEFAULTS = {"rounds": 5, "steps": 5, "load": 0}
 
 
@@ -37,11 +38,12 @@ def run(args: Any) -> None:
     config = config_of(args)
     check(config)
 
+    out = json_file(args.get("json"), PROGRAM)
     from moco.runs.bench import bench
 
     found = bench(config, **{name: args.get(name, default) for name, default in DEFAULTS.items()})
-    if "json" in args:
-        found.save(Path(args.json))
+    if out is not None:
+        found.save(out)
     show(found)
 
 

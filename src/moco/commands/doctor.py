@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moco.commands.parsing import Parser
+from moco.commands.parsing import Parser, json_file
 from moco.errors import FoundProblems, UserError
 from moco.rundir import RunDir
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from moco.data.diagnosis import Diagnosis
 
+PROGRAM = "moco doctor"
 MATTERS = 0.5  # of the type's numbers; packed from fewer, `--store.range full` makes another picture
 SHOWN = 3  # examples of a finding
 MOST_CLASSES = 40  # rows of the class table; more are told by the largest and the smallest
@@ -51,11 +51,11 @@ def run(args: Any) -> None:
     from moco.data.doctor import examine, layout_of
     from moco.data.duplicates import MOST_DISTANT
     from moco.files import write_json
+    from moco.reporting.ours import signed
 
     if not 0 <= args.distance <= MOST_DISTANT:
         raise UserError(f"--distance is {args.distance}, give 0 to {MOST_DISTANT} bits")
-    if args.json and not Path(args.json).expanduser().absolute().parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no such folder to write to")
+    out = json_file(args.json, PROGRAM)
     if args.run is None:
         found = examine(layout_of(args.data, args.labels), args.distance)
     else:
@@ -63,8 +63,8 @@ def run(args: Any) -> None:
         from moco.runs.doctor import doctor
 
         found = doctor(args.data, args.run, args.distance, args.labels, args.checkpoint)
-    if args.json:
-        write_json(Path(args.json).expanduser(), {"data": args.data, **found.as_dict()})
+    if out is not None:
+        write_json(out, signed({"data": args.data, **found.as_dict()}, PROGRAM))
     show(found)
     if found.serious:
         raise FoundProblems("found " + " and ".join(found.serious))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -56,3 +57,19 @@ class Parser(jsonargparse.ArgumentParser):
             reason = re.sub(r"<class '(\w+)'>", r"\1", wrong_type.group(2)).replace(" - ", "; ")
             text = f"--{wrong_type.group(1)}: {reason}"
         return text if len(text) <= 400 else text[:400] + " ..."
+
+
+def json_file(given: str | None, program: str) -> Path | None:
+    """Where `--json` asks `program` to write, if it does, looked at before the work.
+
+    Raises `UserError` where there is no such folder, or something else is there already.
+    """
+    if given is None:
+        return None
+    from moco.reporting.ours import check_ours
+
+    path = Path(given).expanduser()
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--json {given}: there is no such folder to write to")
+    check_ours(path, program)
+    return path

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from moco.commands.parsing import Parser
-from moco.errors import FoundProblems, UserError
+from moco.commands.parsing import Parser, json_file
+from moco.errors import FoundProblems
 from moco.rundir import RunDir
+
+PROGRAM = "moco verify"
 
 
 def parser() -> Parser:
@@ -28,14 +29,14 @@ def parser() -> Parser:
 def run(args: Any) -> None:
     """Print what was compared. Raises `FoundProblems` with what doesn't agree."""
     RunDir.open(args.run)  # a wrong name is answered before torch is loaded
-    if args.json and not Path(args.json).expanduser().absolute().parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no such folder to write to")
+    out = json_file(args.json, PROGRAM)
     from moco.files import write_json
+    from moco.reporting.ours import signed
     from moco.runs.verify import verify
 
     found = verify(args.run, args.steps, args.begin)
-    if args.json:
-        write_json(Path(args.json).expanduser(), {"run": args.run, **found.as_dict()})
+    if out is not None:
+        write_json(out, signed({"run": args.run, **found.as_dict()}, PROGRAM))
     if found.problems:
         raise FoundProblems(f"{args.run} is not what it says: {'; '.join(found.problems)}")
     stretch = f"steps {found.first} to {found.last}"

@@ -39,6 +39,7 @@ PIECES_AT_ONCE = 4
 LOCK = "fetch.lock"
 CHUNK = re.compile(r"chunk-\d{6}\.bin")
 _LEFT = re.compile(r"\.chunk-\d{6}\.bin\.\d+\.tmp")
+_MARKING = re.compile(rf"\.{re.escape(cache.MARKER)}\.\d+\.tmp")  # what a process was writing, or is
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 
 
@@ -198,6 +199,9 @@ class RemoteChunks:
         path = self._folder / chunk_name(number)
         try:
             with locked(self._folder / LOCK, "", wait=lambda _: None):
+                _mark(
+                    self._folder, self._place
+                )  # it was ours when it was opened: `moco cache prune` may have come since
                 if not (path.exists() and path.stat().st_size == self._sizes[number]):
                     self._make_room(number)
                     self._fetch(number, path)
@@ -265,14 +269,14 @@ def open_remote(url: str, copies: Path, limit_gb: float) -> Opened:
     folder = copies / f"remote-{key}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = [path.name for path in folder.iterdir() if path.name != LOCK]
     except OSError as error:
         raise UserError(f"can't make {folder}: {error.strerror or error} (give --store.cache DIR)") from error
-    if others and not cache.is_ours(folder):
-        raise UserError(f"{folder} holds {others[0]} and no marker of moco's: move it away, or give --store.cache DIR")
-    with locked(folder / LOCK, "", wait=lambda _: None):
-        if not cache.is_ours(folder):
-            write_json(folder / cache.MARKER, {"program": "moco", "url": place.url})
+    with locked(folder / LOCK, "", wait=lambda _: None):  # who comes first marks it, the others wait
+        others = [path.name for path in folder.iterdir() if path.name != LOCK and not _MARKING.fullmatch(path.name)]
+        if others and not cache.is_ours(folder):
+            wayout = "move it away, or give --store.cache DIR"
+            raise UserError(f"{folder} holds {others[0]} and no marker of moco's: {wayout}")
+        _mark(folder, place)
         cache.touch(folder)
         for name in (f"{table}.npy" for table in TABLES):
             if not (folder / name).exists():
@@ -286,3 +290,8 @@ def open_remote(url: str, copies: Path, limit_gb: float) -> Opened:
         for name in TABLES:  # the next start fetches them again
             (folder / f"{name}.npy").unlink(missing_ok=True)
         raise
+
+
+def _mark(folder: Path, place: Place) -> None:
+    if not cache.is_ours(folder):
+        write_json(folder / cache.MARKER, {"program": "moco", "url": place.url})

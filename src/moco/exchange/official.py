@@ -90,12 +90,13 @@ def to_official(run: Outgoing) -> dict[str, Any]:
     assert named is not None
     found = {"epoch": len(content["state"]["rows"]), "arch": named.bare, "state_dict": state_dict}
     groups = content["optimizer"]["param_groups"]
-    if run.config.optimizer.name != "sgd" or len(groups) > 1:
-        return found  # the layout has no place for another optimizer: nothing goes on from it
-    own: dict[str, Any] = {name: content[name] for name in ("step", "state", "about")}
+    own: dict[str, Any] = {"config": run.shared_config()}
     if model.mask_own:
         own["queue_images"] = model.queue_images
-    return {**found, "optimizer": _optimizer(run), OWN: {**own, "config": run.shared_config(), "param_groups": groups}}
+    if run.config.optimizer.name != "sgd" or len(groups) > 1:
+        return {**found, OWN: own}  # the layout has no place for another optimizer: nothing goes on from it
+    own |= {name: content[name] for name in ("step", "state", "about")}
+    return {**found, "optimizer": _optimizer(run), OWN: {**own, "param_groups": groups}}
 
 
 def head_tensors(head: nn.Module) -> Tensors:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from moco import checkpoint
-from moco.config import Config
+from moco.config import Config, RuntimeConfig
 from moco.errors import UserError
 from moco.files import atomic
 from moco.folders import replaced
@@ -63,10 +63,10 @@ class Outgoing:
         return torch.randn(PROBES, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
 
     def shared_config(self) -> dict[str, Any]:
-        """The configuration without what belongs to this machine: the places of data, cache and first weights."""
+        """The configuration without what belongs to this machine: places of data, cache and weights, `runtime`."""
         config = self.config
         model, store = replace(config.model, init=None), replace(config.store, cache=None)
-        return replace(config, data=None, model=model, store=store).as_dict()
+        return replace(config, data=None, log=None, model=model, store=store, runtime=RuntimeConfig()).as_dict()
 
     def tensors(self) -> dict[str, Tensor]:
         """The backbone's state dict, contiguous: names and shapes are those of the library it comes from."""

@@ -39,8 +39,9 @@ class _Split(nn.modules.batchnorm._BatchNorm):
             F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
             for part, mean, variance in zip(input.chunk(self.splits), means, variances)
         ]
-        self.running_mean.copy_(means.mean(0))
-        self.running_var.copy_(variances.mean(0))
+        moved = len(parts)  # fewer than `splits` of a batch that is too small for all
+        self.running_mean.copy_(means[:moved].mean(0))
+        self.running_var.copy_(variances[:moved].mean(0))
         return torch.cat(parts)
 
 
@@ -72,6 +73,14 @@ def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
             split = _SPLIT[type(child)](child.num_features, splits, eps=child.eps, momentum=child.momentum)
             split.load_state_dict(child.state_dict())
             setattr(parent, name, split)
+    return module
+
+
+def join_batchnorm(module: nn.Module) -> nn.Module:
+    """Let the batch-norm that `split_batchnorm` made take one statistic over the whole batch again, in place."""
+    for child in module.modules():
+        if isinstance(child, _Split):
+            child.splits = 1
     return module
 
 

@@ -211,6 +211,7 @@ class Contents:
         published: figures of the published run on the same data, by column of `metrics.csv` or `linear`.
         made: when, for people.
         version: of this program.
+        train_images: that the first run learnt from; 0 where that isn't known.
     """
 
     runs: list[RunFacts]
@@ -221,3 +222,4 @@ class Contents:
     published: Mapping[str, float]
     made: str
     version: str
+    train_images: int = 0

@@ -38,13 +38,14 @@ def render(contents: Contents) -> str:
     )
     environment.filters |= {"percent": percent, "duration": duration}
     looked, first = contents.looked, contents.runs[0]
-    known = looked.train_images if looked else (first.linear.train_images if first.linear else 0)
     text = environment.get_template("page.html").render(
         c=contents,
         first=first,
         looked=looked,
         generator=GENERATOR,
-        sentences=[sentences(run, known if run is first else 0, len(contents.classes)) for run in contents.runs],
+        sentences=[
+            sentences(run, contents.train_images if run is first else 0, len(contents.classes)) for run in contents.runs
+        ],
         verdicts=[verdict(run) for run in contents.runs],
         charts=[(f"chart-{name}", title) for name, (title, _) in charts.items()],
         labels_chart=None if labels is None else f"chart-{LABELS}",

@@ -99,8 +99,10 @@ def _linear(run: RunFacts, classes: int) -> str:
     if result is None:
         return "" if run.best("knn_top1") is None else "There is no linear classification yet (moco linear makes one)."
     chance = f"; guessing would give {percent(1 / classes, 1)}" if classes else ""
+    now = len(run.rows)
+    when = f"{result.checkpoint} checkpoint" + (f", epoch {result.epoch} of {now}" if result.epoch != now else "")
     return (
-        f"Linear classification ({result.protocol}, {result.checkpoint} checkpoint): {percent(result.val_top1)} of "
+        f"Linear classification ({result.protocol}, {when}): {percent(result.val_top1)} of "
         f"{result.val_images:,} validation images, {percent(result.train_top1)} of {result.train_images:,} train "
         f"images{chance}."
     )

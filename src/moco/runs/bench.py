@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,8 @@ from moco.data.dataset import is_store
 from moco.data.folder import scan
 from moco.data.pack import pack_items
 from moco.errors import UserError
-from moco.files import read_json, write_text
+from moco.files import read_json, write_json
+from moco.reporting.ours import signed
 from moco.runs.preparing import Prepared, prepare
 from moco.timing.load import busy_neighbours
 from moco.timing.measure import Figure, Subject, interleaved
@@ -63,7 +63,7 @@ class Bench:
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
         values = {**asdict(self), "full_to_compute_only": self.full_to_compute_only}
-        write_text(path, json.dumps(values, indent=1) + "\n")
+        write_json(path, signed(values, "moco bench"))
 
     @classmethod
     def load(cls, path: Path) -> Bench:

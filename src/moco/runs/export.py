@@ -101,6 +101,6 @@ def _facts(run: Run, content: Content) -> dict[str, Any]:
     file = run.folder.linear / "result.json"
     if file.is_file():
         linear = LinearResult.load(file)
-        if linear.step == content["step"]:
+        if linear.step == content["step"] and linear.data_sha256 == data:
             facts["linear_val_top1"] = linear.val_top1
     return facts

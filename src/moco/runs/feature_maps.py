@@ -11,12 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from moco.data.store import Store
+from moco.errors import UserError
 from moco.evaluators.frozen import Frozen, evaluating
+from moco.model.backbone import feature_dim
 from moco.runs.preview import to_bytes
 from moco.runs.trained import pixel_source
 from moco.views.make import evaluation_view
 
-ZOOM = 2  # the view's side in those of the run's views: a finer map of the same network
+ZOOM = 2  # the view's side in those of training: a finer map of the same network, where it takes that
 FEWEST_CELLS = 7  # a side: of the deepest map that has as many, else of the finest of all
 SHOWN_PX = 128
 BOUNDS = (2.0, 98.0)  # percentiles of a component that become black and full colour
@@ -31,7 +33,7 @@ def feature_maps(
     inner states have no places (N, C, h, w) give none.
     """
     source = pixel_source(store, torch.device("cpu"))
-    views = evaluation_view(source, images, ZOOM * frozen.size, frozen.scaling)
+    views = evaluation_view(source, images, _side(frozen), frozen.scaling)
     found = deepest_map(frozen, views.to(frozen.runtime.device))
     if found is None:
         return [], 0
@@ -41,6 +43,16 @@ def feature_maps(
     drawn = [np.asarray(Image.fromarray(c).resize(side, Image.Resampling.BICUBIC)) for c in colours]
     small = [np.asarray(Image.fromarray(v).resize(side, Image.Resampling.BILINEAR)) for v in shown]
     return list(zip(small, drawn)), found.shape[-1]
+
+
+def _side(frozen: Frozen) -> int:
+    """Of the views that maps are made of: transformers take their own size alone."""
+    finer = ZOOM * (frozen.crop_size or frozen.size)
+    try:
+        feature_dim(frozen.backbone, finer)
+    except UserError:
+        return frozen.size
+    return finer
 
 
 def deepest_map(frozen: Frozen, views: Tensor) -> Tensor | None:

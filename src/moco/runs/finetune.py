@@ -23,8 +23,9 @@ from moco.evaluators.classifier import Classifier
 from moco.evaluators.draws import Amount, draw
 from moco.evaluators.frozen import Frozen
 from moco.evaluators.scores import classify
-from moco.files import write_json
+from moco.files import read_json, write_json
 from moco.model.backbone import feature_dim
+from moco.model.batchnorm import join_batchnorm
 from moco.model.small_maps import multiply_small_maps
 from moco.model.tuned import Tuned
 from moco.randomness import Purpose, torch_seed
@@ -97,10 +98,10 @@ def finetune(
         raise UserError(f"--from is {source!r}, valid: {', '.join(SOURCES)}")
     opened_run = open_run(run)
     place = Path(out) if out is not None else opened_run.path / default_name(source, options)
-    RunDir.check_free(place, overwrite)
+    RunDir.check_free(place, overwrite, tuning=True)
     base = opened_run.config
     prepared = _prepare(Tuning(str(opened_run.path.resolve()), which, source, base, data, options))
-    with RunDir.created(place, overwrite) as folder:
+    with RunDir.created(place, overwrite, tuning=True) as folder:
         write_json(folder.finetune_file, prepared.tuning.as_dict())
         write_json(folder.environment_file, {**prepared.about, "command": sys.argv})
         prepared.loop(folder).train()
@@ -115,7 +116,7 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
     folder, tuning = open_tuning(place)
     with folder.locked():
         found = to_go_on_from(folder)
-        prepared = _prepare(tuning)
+        prepared = _as_begun(_prepare(tuning), folder, found)
         loop = prepared.loop(folder)
         if found is None:
             say("no checkpoint yet: starting this fine-tuning from its beginning")
@@ -131,6 +132,26 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
             say(f"resuming at step {loop.training.progress.step} (epoch {loop.training.epoch + 1})")
         loop.train()
         return _conclude(prepared, folder)
+
+
+def run_identity(tuning: Tuning) -> str | None:
+    """The number of the run that it begins from: another run may come to lie in the same place."""
+    return RunDir(Path(tuning.run)).identity()
+
+
+def _as_begun(prepared: _Prepared, folder: RunDir, found: checkpoint.Found | None) -> _Prepared:
+    """With the step of the run that the fine-tuning began at: the run may have been trained on since.
+
+    Raises `UserError` where it was, and no checkpoint has the weights of then.
+    """
+    about = read_json(folder.environment_file, "environment") if found is None else found.content["about"]
+    if found is None and prepared.tuning.source == "run" and about["run_step"] != prepared.about["run_step"]:
+        raise UserError(
+            f"the run was trained on since this fine-tuning began at its step {about['run_step']}, and nothing of the "
+            "fine-tuning was saved: begin it again with --overwrite"
+        )
+    begun = {key: about[key] for key in ("run", "run_step") if key in about}
+    return replace(prepared, about={**prepared.about, **begun})
 
 
 def load_finetuned(
@@ -210,7 +231,8 @@ def _prepare(tuning: Tuning) -> _Prepared:
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "arithmetic": at_once(model, runtime),
-        "data": opened.data_sha256, "run_step": opened.step, "ranges": opened.ranges, "classes": train.classes,
+        "data": opened.data_sha256, "run": run_identity(tuning), "run_step": opened.step,
+        "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(
         f"{len(images):,} of {len(train):,} training images, {tuning.epochs} epochs of "
@@ -223,7 +245,7 @@ def _model(tuning: Tuning, opened: Opened) -> Tuned:
     """The network at its beginning, with a new classifier, in training mode."""
     config = tuning.base
     scratch = tuning.source == "scratch"
-    backbone = initial_backbone(config, tuning.options.seed) if scratch else opened.frozen.backbone
+    backbone = join_batchnorm(initial_backbone(config, tuning.options.seed) if scratch else opened.frozen.backbone)
     width = feature_dim(backbone, config.views.size)
     return Tuned(backbone.requires_grad_(True), width, len(opened.train.classes)).train()
 
@@ -257,7 +279,7 @@ def _conclude(prepared: _Prepared, folder: RunDir) -> FinetuneResult:
     result = FinetuneResult(
         run=prepared.tuning.run,
         checkpoint=prepared.tuning.which,
-        run_step=opened.step,
+        run_step=prepared.about["run_step"],
         source=prepared.tuning.source,
         options=asdict(prepared.tuning.options),
         images=len(prepared.images),

@@ -29,7 +29,7 @@ from moco.label_curves import LabelCurve, LabelPoint, LabelsResult
 from moco.reporting.labels import write_labels_plot
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune import finetune, initial_backbone, resume_finetune
+from moco.runs.finetune import finetune, initial_backbone, resume_finetune, run_identity
 from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
 from moco.runs.labels_options import LabelsOptions
 from moco.runs.splits import Opened, open_splits
@@ -157,7 +157,7 @@ def _tuned_curve(
         results = []
         for number, labelled in enumerate(images):
             asked = FinetuneOptions(f"{100 * share:.12g}%", number, options.finetune_epochs, seed=options.seed)
-            decided = asked.decided(source, len(labelled), len(opened.val))
+            decided = asked.decided(source, len(labelled), run.config.views.centre_cost * len(opened.val))
             tuning = Tuning(str(run.path.resolve()), opened.checkpoint, source, run.config, data, decided)
             results.append(_tuned(RunDir(run.path / TUNINGS / default_name(source, asked)), tuning, opened))
         points.append(LabelPoint(share, results[0].images, [result.last.top1 for result in results]))
@@ -182,7 +182,8 @@ def _is_there(place: RunDir, tuning: Tuning, opened: Opened) -> bool:
         return False
     began = read_json(place.environment_file, "environment")
     found = Tuning.from_dict(read_json(place.finetune_file, "fine-tuning"))
-    return found == tuning and began["data"] == opened.data_sha256 and began["run_step"] == opened.step
+    same_run = began.get("run") == run_identity(tuning)
+    return found == tuning and same_run and began["data"] == opened.data_sha256 and began["run_step"] == opened.step
 
 
 def _part(split: LabelledFeatures, images: NDArray[np.int64]) -> LabelledFeatures:

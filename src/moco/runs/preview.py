@@ -19,7 +19,7 @@ from moco.data.item import printable
 from moco.errors import UserError
 from moco.files import atomic, write_text
 from moco.randomness import Purpose, permutation
-from moco.reporting.ours import check_ours
+from moco.reporting.ours import check_ours, signed_picture
 from moco.reporting.preview import GENERATOR, Tile, page, sheet
 from moco.runs.trained import pixel_source
 from moco.views.make import apply, evaluation_view
@@ -44,7 +44,7 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
     """Draw, for each of `rows` images, the evaluation view and then pairs of views, what was drawn for each below it.
 
     `out` is a picture (`.png`) or a page (`.html`); its path is returned. Raises `UserError` for bad options or data,
-    another ending, or a page there that is somebody else's.
+    another ending, or a file there that is somebody else's.
     """
     check(config)
     path = Path(out)
@@ -53,15 +53,15 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
         raise UserError(f"--out {out}: give a name that ends in {' or '.join(ENDINGS)}")
     if rows < 1:
         raise UserError(f"--rows is {rows}, give 1 or more")
-    if ending == ".html":
-        check_ours(path, GENERATOR)
+    check_ours(path, GENERATOR)
     data = open_dataset(config.data, config.store, config.short_side)
     images = chosen(len(data.train), config.seed, rows)
     drawn = drawn_views(config, pixel_source(data.train, torch.device("cpu")), images, small=True)
     tiles = [[Tile(view.pixels, view.said) for view in row] for row in drawn]
     if ending == ".png":
         with atomic(path) as file:
-            sheet(tiles, headings(config.views.small_crops)).save(file, format="PNG")
+            drawing = sheet(tiles, headings(config.views.small_crops))
+            drawing.save(file, format="PNG", pnginfo=signed_picture(GENERATOR))
     else:
         names = [printable(data.train.names[image]) for image in images.tolist()]
         views = f"{config.views.pipeline}, {sizes(config.views)}:"

@@ -11,6 +11,7 @@ from pathlib import Path
 from moco import __version__
 from moco.config import Config
 from moco.config_check import flat
+from moco.console import say
 from moco.data.catalog import DATASETS
 from moco.data.item import printable
 from moco.errors import UserError
@@ -87,9 +88,17 @@ def report(
         published=_published(facts[0]),
         made=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
+        train_images=_learnt_from(facts[0], None if data else looked),
     )
     write_text(page, render(contents))
     return Report(page, plots, [*filter(None, [why_not]), *notes])
+
+
+def _learnt_from(run: RunFacts, looked: Looked | None) -> int:
+    """How many images the run learnt from, by its own data `looked` at or classified; 0 where neither was."""
+    if looked is not None:
+        return looked.train_images
+    return run.linear.train_images if run.linear and run.linear.data == run.config["data"] else 0
 
 
 def _check_options(page: Path, paths: Sequence[str | os.PathLike[str]], method: str) -> None:
@@ -144,7 +153,16 @@ def _finetuned(folder: RunDir) -> list[tuple[str, FinetuneResult]]:
     """The fine-tunings in the run's directory that have ended."""
     places = sorted(file.parent for file in folder.root.glob(f"*/{folder.finetune_file.name}"))
     ended = [RunDir(place) for place in places if RunDir(place).result_file.is_file()]
+    own = folder.identity()
+    for place in [place for place in ended if _begun_from(place) not in (own, None)]:
+        say(f"{place.root} was fine-tuned from another run that was here before: left out")
+        ended.remove(place)
     return [(printable(place.root.name), FinetuneResult.load(place.result_file)) for place in ended]
+
+
+def _begun_from(place: RunDir) -> str | None:
+    """The number of the run that a fine-tuning began from; None for one of before it was noted."""
+    return read_json(place.environment_file, "environment").get("run") if place.environment_file.is_file() else None
 
 
 def _health(rows: list[Row], config: Config) -> tuple[bool | None, str, str]:

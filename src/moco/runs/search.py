@@ -26,9 +26,11 @@ from moco.embedding.table import Table, open_table
 from moco.errors import UserError, in_a_line
 from moco.evaluators.frozen import evaluating
 from moco.files import atomic, expanded
+from moco.reporting.ours import check_ours, signed_picture
 from moco.runs.embed import escaped, model_of
 from moco.runs.trained import FrozenRun, open_frozen, ragged
 
+GENERATOR = "moco search"  # in the picture
 TILE = 160  # px, of a picture in the sheet
 GAP = 6  # px
 _MADE = {
@@ -73,13 +75,15 @@ def search(
         data: where the index's images are now, for the picture; default where they were.
 
     Raises:
-        UserError: the index was made by another run or checkpoint, or a file can't be read.
+        UserError: the index was made by another run or checkpoint, a file can't be read, or `out` is somebody else's.
     """
     queries = [query] if isinstance(query, str | os.PathLike) else list(query)
     if k < 1 or not queries:
         raise UserError(f"--k is {k}, give 1 or more" if queries else "give an image to --query")
     if out is not None and Path(out).suffix.lower() != ".png":
         raise UserError(f"--out {out}: give a name that ends in .png")
+    if out is not None:
+        check_ours(Path(out), GENERATOR)
     table = open_table(expanded(os.fspath(index), "--index"))
     opened = open_frozen(run, table.about["checkpoint"], table.about["encoder"])
     _check(opened, table)
@@ -172,4 +176,4 @@ def _draw(path: Path, found: list[Found], queries: list[NDArray[np.uint8]], data
             left = GAP + column * (TILE + GAP) + 2 * GAP * (column > 0)
             sheet.paste(tile, (left + (TILE - tile.width) // 2, GAP + row * (TILE + GAP) + (TILE - tile.height) // 2))
     with atomic(path) as file:
-        sheet.save(file, format="PNG")
+        sheet.save(file, format="PNG", pnginfo=signed_picture(GENERATOR))

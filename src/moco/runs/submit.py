@@ -91,7 +91,7 @@ def plan(
 
 
 def _following(name: str, job: Job) -> Job:
-    """The job that does `name` with each run of `job`."""
+    """The job that does `name` with each run of `job`, and with the data that was given to a job that trains no run."""
     slurm = job.slurm
     given = replace(
         slurm,
@@ -102,7 +102,18 @@ def _following(name: str, job: Job) -> Job:
         name=None if slurm.name is None else f"{slurm.name}-{name}",
     )
     places = tuple(Place(place.out) for place in job.places)
-    return Job(name, places, (*PROGRAM, name, RUN), None, given, job.folder, job.array)
+    data = () if job.command in RECORDS else _given("--data", job.begin)
+    return Job(name, places, (*PROGRAM, name, RUN, *data), None, given, job.folder, job.array)
+
+
+def _given(option: str, words: Sequence[str]) -> tuple[str, ...]:
+    """`option` and its value as they stand in `words`, if they do."""
+    for number, word in enumerate(words):
+        if word == option:
+            return (*words[number : number + 2],)
+        if word.startswith(f"{option}="):
+            return (word,)
+    return ()
 
 
 def changed(out: str, asked: Config, given: Collection[str] | None = None) -> list[str]:
@@ -131,7 +142,7 @@ def changed_tuning(out: str, run: str, source: str, which: str, data: str | None
     """
     place = RunDir(Path(out))
     if not place.finetune_file.is_file():
-        RunDir.check_free(out)
+        RunDir.check_free(out, tuning=True)
         return []
     before = open_tuning(out)[1]
     pairs: list[tuple[str, Any, Any]] = [("run", before.run, str(Path(run).resolve())), ("from", before.source, source)]

@@ -22,7 +22,7 @@ from moco.config import Config
 from moco.console import say
 from moco.data.dataset import Dataset, open_dataset
 from moco.data.depth import Kind
-from moco.data.images import decode
+from moco.data.images import decode, to_rgb
 from moco.data.levels import Range, full_range
 from moco.data.remote import RemoteChunks
 from moco.data.store import Store
@@ -44,6 +44,7 @@ from moco.views.source import Source
 from moco.views.staging import Staging
 
 Encoder = Literal["query", "key"]
+NO_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBa", "La", "RGBX")  # modes that a PNG can't keep
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,16 @@ class Preprocess:
         """
         single = isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 0) == 3
         arrays = [self._pixels(picture) for picture in ([pictures] if single else pictures)]
+        if not arrays:
+            return torch.empty(0, 3, self.size, self.size)
         return evaluation_view(ragged(arrays), np.arange(len(arrays)), self.size, self.scaling)
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
         if isinstance(picture, str | os.PathLike):
             return decode(Path(picture).read_bytes(), self.short_side, self._range)
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
+        if image.mode in NO_PNG:
+            image = to_rgb(image)
         file = io.BytesIO()
         ImageOps.exif_transpose(image).save(file, format="PNG", compress_level=0)  # so that there is one way to decode
         return decode(file.getvalue(), self.short_side, self._range)
