@@ -102,11 +102,17 @@ def _table(rows: list[RunRow]) -> Any:
     for row in rows:
         words = (
             row.path, row.recipe or "-", row.data or "-", f"{row.epochs_done}/{row.epochs or '?'}",
-            percent(row.knn_best, 1), percent(row.knn_last, 1), percent(row.linear, 1), clock(row.seconds),
+            percent(row.knn_best, 1), percent(row.knn_last, 1), _linear(row), clock(row.seconds),
             row.state, size(row.disk_bytes),
         )  # fmt: skip
         table.add_row(*(Text(printable(word)) for word in words))
     return table
+
+
+def _linear(row: RunRow) -> str:
+    """With the epoch that it is of, where that isn't the last."""
+    of_now = row.linear_epoch in (None, row.epochs_done)
+    return percent(row.linear, 1) + ("" if of_now else f" (epoch {row.linear_epoch})")
 
 
 def _print_differences(first: str, second: str, as_json: bool) -> None:

@@ -31,6 +31,7 @@ class RunRow:
         backbone: its name.
         epochs_done, epochs: ended, and asked for; None where the configuration can't be read.
         knn_best, knn_last, linear: shares of the validation images from 0 to 1, None where not measured.
+        linear_epoch: whose weights `linear` is of: the run may have been trained on since.
         seconds: of training, monitors left out.
         state: from the lock and the files. A run that was killed counts as interrupted.
         reason: why it failed, or can't be read.
@@ -46,6 +47,7 @@ class RunRow:
     knn_best: float | None
     knn_last: float | None
     linear: float | None
+    linear_epoch: int | None
     seconds: float
     state: State
     reason: str
@@ -96,7 +98,7 @@ def run_row(path: Path) -> RunRow:
         rows = read_csv(run.metrics_file) if run.metrics_file.is_file() else []
         environment = read_json(run.environment_file, "environment") if run.environment_file.is_file() else {}
         result = run.linear / "result.json"
-        linear = LinearResult.load(result).val_top1 if result.is_file() else None
+        linear = LinearResult.load(result) if result.is_file() else None
     except UserError as error:
         reason = str(error)
     state: State = "unreadable"
@@ -112,7 +114,8 @@ def run_row(path: Path) -> RunRow:
         epochs=config.train.epochs if config else None,
         knn_best=max(knn, default=None),
         knn_last=knn[-1] if knn else None,
-        linear=linear,
+        linear=linear.val_top1 if linear else None,
+        linear_epoch=linear.epoch if linear else None,
         seconds=sum(row.get("seconds") or 0.0 for row in rows),
         state=state,
         reason=reason,
