@@ -26,7 +26,8 @@ class Classifier:
         weight: float32 (C, F).
         bias: float32 (C,).
         classes: the C class names, as the data's folders are called.
-        about: where it comes from: `protocol`, `checkpoint`, `step`, `epoch`, `backbone_sha256`.
+        about: where it comes from: `protocol`, `checkpoint`, `step`, `epoch`, `backbone_sha256`, and `size`, the side
+            of the centre views that it is for (not in files of before there was a choice).
     """
 
     weight: Tensor
