@@ -146,7 +146,7 @@ def test_the_batch_line_is_the_recipes_arithmetic(name: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_what_the_header_says_of_the_recipe_is_in_it(name: str) -> None:
     config, words = parse(shipped()[name]), header(name)
-    assert f"--recipe {name} " in words["Command"] or name in ("folder", "folder-cpu")
+    assert f"--recipe {name} " in words["Command"]
     if epochs := re.search(r"after (\d+) epochs|, (\d+) epochs$", words["Expect"]):
         asked = int(epochs[1] or epochs[2])
         assert config.train.epochs is not None
