@@ -129,25 +129,3 @@ def test_nothing_to_compare_with_is_a_line(run: Path, capsys: pytest.CaptureFixt
     (run / "steps.csv").unlink()
     assert main(["verify", str(run)]) == 2
     assert "steps.csv" in capsys.readouterr().err
-
-
-def test_another_evaluation_view_changes_no_training_and_asks_for_another_classifier(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = str(run)
-    assert main(["linear", path]) == 0
-    config, weights = moco.open_run(run).config, (run / "checkpoints" / "last.pt").read_bytes()
-    capsys.readouterr()
-    assert main(["pretrain", "--resume", path, "--views.eval_zoom=3"]) == 0
-    told = capsys.readouterr().err
-    assert f"evaluation views have {3 * config.views.size} px from here on, and had {config.views.size} px" in told
-    again = moco.open_run(run).config
-    assert again.views.centre_size == 3 * config.views.size and again.short_side == config.short_side
-    assert (run / "checkpoints" / "last.pt").read_bytes() == weights
-    assert main(["evaluate", path]) == 2
-    assert f"trained for views of {config.views.size} px, and the run is evaluated at" in capsys.readouterr().err
-    assert main(["linear", path]) == 0
-    assert main(["evaluate", path]) == 0
-    assert moco.verify(run).problems == []
-    assert main(["pretrain", "--resume", path, "--store.short_side=99"]) == 2
-    assert f"store.short_side was {config.short_side}, now 99" in capsys.readouterr().err

@@ -26,8 +26,7 @@ class Classifier:
         weight: float32 (C, F).
         bias: float32 (C,).
         classes: the C class names, as the data's folders are called.
-        about: where it comes from: `protocol`, `checkpoint`, `step`, `epoch`, `backbone_sha256`, and `size`, the side
-            of the centre views that it is for (not in files of before there was a choice).
+        about: where it comes from: `protocol`, `checkpoint`, `step`, `epoch`, `backbone_sha256`.
     """
 
     weight: Tensor

@@ -101,12 +101,6 @@ def _check_fit(opened: Opened, classifier: Classifier, run: str | os.PathLike[st
             f"not on {opened.checkpoint} of step {opened.step}: "
             f"run `moco linear {quoted} --checkpoint {opened.checkpoint}` again"
         )
-    if about.get("size", opened.frozen.size) != opened.frozen.size:
-        quoted = shlex.quote(os.fspath(run))
-        raise UserError(
-            f"the classifier was trained for views of {about['size']} px, and the run is evaluated at "
-            f"{opened.frozen.size}: run `moco linear {quoted}` again"
-        )
     classes = opened.train.classes
     if classes != classifier.classes:
         one_sided = [printable(name) for name in sorted(set(classes) ^ set(classifier.classes))]

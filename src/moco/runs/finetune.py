@@ -188,8 +188,7 @@ def initial_backbone(config: Config, seed: int) -> nn.Module:
 
 def _prepare(tuning: Tuning) -> _Prepared:
     opened = open_splits(tuning.run, tuning.which, tuning.data)
-    frozen = Frozen.of(opened.frozen.backbone, tuning.base.views, opened.frozen.runtime)  # the run's may be others now
-    opened, train = replace(opened, frozen=frozen), opened.train
+    frozen, train = opened.frozen, opened.train
     runtime, device = frozen.runtime, frozen.runtime.device
     classes = train.labels.cpu().numpy()
     asked = tuning.options

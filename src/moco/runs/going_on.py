@@ -23,7 +23,6 @@ MAY_CHANGE = (
     "store.cache",
     "store.max_bad",
     "store.remote_gb",
-    "views.eval_zoom",
 )
 
 
@@ -70,20 +69,11 @@ def what_changed(about: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def forbidden_changes(saved: Config, asked: Config) -> list[str]:
     """What of a run's configuration is asked to change and may not, in phrases."""
     before, after = flat(with_format(saved, "raw")), flat(with_format(asked, "raw"))
-    before["store.short_side"] = saved.short_side
-    after["store.short_side"] = asked.store.short_side or saved.short_side  # left open, it stays (`with_short_side`)
     return [
         f"{name} was {before[name]}, now {after[name]}"
         for name in before
         if before[name] != after[name] and not name.startswith(MAY_CHANGE)
     ]
-
-
-def with_short_side(config: Config, decided: int) -> Config:
-    """`config` with the stored short side of before, where it leaves that open and another view would change it."""
-    if config.store.short_side is not None or config.short_side == decided:
-        return config
-    return replace(config, store=replace(config.store, short_side=decided))
 
 
 def with_format(config: Config, decided: str) -> Config:

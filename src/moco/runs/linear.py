@@ -85,7 +85,7 @@ def linear(
                 fitted = _fit_sgd(opened, chosen, proof, new / METRICS)
         result = _result(opened, chosen, fitted, proof, time.perf_counter() - started)
         keys = ("protocol", "checkpoint", "step", "epoch", "backbone_sha256")
-        about = {**{key: getattr(result, key) for key in keys}, "size": opened.frozen.size}
+        about = {key: getattr(result, key) for key in keys}
         Classifier(fitted.weight, fitted.bias, result.classes, about).save(new / CLASSIFIER)
         write_csv(new / METRICS, fitted.rows, COLUMNS)
         result.save(new / RESULT)

@@ -21,7 +21,7 @@ from moco.machine import Precision
 from moco.ranks import Ranks
 from moco.ranks import found as found_ranks
 from moco.rundir import RunDir
-from moco.runs.going_on import forbidden_changes, mend_best, to_go_on_from, what_changed, with_format, with_short_side
+from moco.runs.going_on import forbidden_changes, mend_best, to_go_on_from, what_changed, with_format
 from moco.runs.preparing import Prepared, frozen_backbone, prepare
 from moco.runs.telling import show_features
 from moco.runs.trained import Run, open_run
@@ -108,7 +108,6 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
     differences = forbidden_changes(saved, config)
     if differences:
         raise UserError(f"--resume {quoted} with other options than it began with: " + "; ".join(differences))
-    config = with_short_side(config, saved.short_side)
     ranks = found_ranks()
     if (devices := _to_launch(config, ranks)) > 1:
         asked = {"run": os.fspath(run), "config": config.as_dict()}
@@ -149,7 +148,6 @@ def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Confi
         content = placed(content, loop.run.root, prepared)
     else:
         _check_same(content["about"], prepared)
-    _say_new_view(saved, prepared.config)
     _say_new_schedule(saved, prepared.config, content["state"]["rows"])
     training.load_state_dict(dict(content))
     prepared.runtime.barrier()  # nobody looks for checkpoints any more
@@ -201,15 +199,6 @@ def what_differs(about: dict[str, Any], prepared: Prepared) -> list[str]:
     if "arithmetic" not in about and prepared.runtime.device.type == "cpu" and prepared.config.bn_splits > 1:
         words.append("before the parts of a batch had threads of their own")
     return words
-
-
-def _say_new_view(saved: Config, config: Config) -> None:
-    before, now = saved.views.centre_size, config.views.centre_size
-    if before != now:
-        say(
-            f"evaluation views have {now} px from here on, and had {before} px: what was measured before was measured "
-            "with those, and `moco linear` is to be run again"
-        )
 
 
 def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:

@@ -121,7 +121,6 @@ def _predicted(
     fits = (
         classifier is not None
         and classifier.classes == train.store.classes
-        and classifier.about.get("size", trained.frozen.size) == trained.frozen.size
         and classifier.about["backbone_sha256"] == fingerprint(trained.frozen.backbone)
     )
     if classifier is not None and fits:
