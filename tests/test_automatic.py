@@ -60,6 +60,7 @@ def test_a_network_of_one_size_is_evaluated_at_it(flat: Path) -> None:
     assert recipe("auto", **asked).views.centre_size == 96
     assert recipe("auto", **asked, model={"backbone": "resnet50"}).views.centre_size == 96
     assert recipe("auto", **asked, **{"model.backbone": "vit_tiny_patch16_224"}).views.centre_size == 64
+    assert recipe("auto", **asked, **{"views.size": 128}).views.centre_size == 128  # of which nothing is known
 
 
 def test_it_needs_images_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,6 @@ def choices(short_side: int, device: str) -> list[Choice]:
         Choice("model.backbone", "resnet18" if small else "resnet50", f"what trains in reasonable time {where}"),
         Choice("model.small_stem", tiny, f"the images have {short_side} px"),
         Choice("views.size", size, f"the images have {short_side} px, and {affordable} is what pays {where}"),
-        *_zoom(size),
         Choice("model.symmetric", True, "each view is query and key: twice the pairs of the same pictures"),
         Choice("model.momentum", 0.99, "the key encoder follows within a hundred steps: runs are short"),
         Choice("model.mask_own", True, "with few images each meets its own earlier keys in the queue"),
@@ -55,7 +54,8 @@ def choices(short_side: int, device: str) -> list[Choice]:
     ]
 
 
-def _zoom(size: int) -> list[Choice]:
+def zoomed(size: int) -> list[Choice]:
+    """How much larger than views of `size` px the evaluation view is to be, where that is known."""
     zoom = ZOOMS.get(size)
     why = "crops blow up what they show: a larger evaluation view shows things as large"
     return [] if zoom is None else [Choice("views.eval_zoom", zoom, why)]

@@ -62,12 +62,12 @@ class RunDir:
             raise UserError(f"--out {path}: {in_a_line(error)}") from error
         if entries and not run.is_ours():
             raise UserError(f"--out {path} holds other files, give a new or empty folder")
-        if not overwrite and run.has_begun():
-            quoted = shlex.quote(str(path))
-            raise UserError(f"{path} already holds a run: continue with --resume {quoted}, or --overwrite it")
         if run.has_begun() and run.finetune_file.exists() != tuning:
             there, wanted = ("a pre-training", "fine-tuning") if tuning else ("a fine-tuning", "pre-training")
             raise UserError(f"{path} holds {there}, which no {wanted} overwrites: give another --out")
+        if not overwrite and run.has_begun():
+            quoted = shlex.quote(str(path))
+            raise UserError(f"{path} already holds a run: continue with --resume {quoted}, or --overwrite it")
         if not os.access(above, os.W_OK):
             raise UserError(f"can't write to {above}, give another --out")
         return run

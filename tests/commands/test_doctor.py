@@ -66,7 +66,7 @@ def test_more_than_eight_bits(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["doctor", "data", "--json", "found.json"]) == 0  # its own is replaced, nobody else's
     Path("notes.json").write_text("{}")
     assert main(["doctor", "data", "--json", "notes.json"]) == 2
-    assert "notes.json is there and not written by moco doctor" in capsys.readouterr().err
+    assert "notes.json is there and doesn't say that moco doctor wrote it" in capsys.readouterr().err
     assert Path("notes.json").read_text() == "{}"
 
 

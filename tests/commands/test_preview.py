@@ -85,8 +85,14 @@ def test_mistakes(flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--out", str(tmp_path / "views.jpg")], ".png"),
         (["--out", str(tmp_path / "v.png"), "--rows=0"], "--rows"),
         (["--out", str(tmp_path / "v.png"), "--html"], ".html"),
-        (["--out", str(tmp_path / "mine.html")], "mine.html is there and not written by moco preview: give another"),
-        (["--out", str(tmp_path / "cat.png")], "cat.png is there and not written by moco preview: give another"),
+        (
+            ["--out", str(tmp_path / "mine.html")],
+            "mine.html is there and doesn't say that moco preview wrote it",
+        ),
+        (
+            ["--out", str(tmp_path / "cat.png")],
+            "cat.png is there and doesn't say that moco preview wrote it",
+        ),
     ):
         assert main([*common, *words]) == 2
         assert answer in capsys.readouterr().err

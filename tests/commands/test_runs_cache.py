@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.conftest import SMALL, write_pictures
 
 from moco.cli import main
+from moco.runs.listing import list_runs
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,19 @@ def test_the_table_and_its_json(runs: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["runs", str(runs), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in rows] == ["finished"] * 2 and rows[0]["disk_bytes"] > 10_000
+
+
+def test_a_linear_classification_of_earlier_weights_says_of_which(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = list_runs(runs)[0]
+    for done, shown in ((1, "70.0 % (epoch 1)"), (row.epochs_done, "70.0 %")):
+        rows = [replace(row, linear=0.7, linear_epoch=done)]
+        monkeypatch.setattr("moco.commands.runs.list_runs", lambda _, rows=rows: rows)
+        monkeypatch.setenv("COLUMNS", "400")
+        assert main(["runs", str(runs)]) == 0
+        out = capsys.readouterr().out
+        assert shown in out and ("epoch 1" in out) == (done == 1)
 
 
 def test_comparing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

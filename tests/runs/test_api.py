@@ -97,8 +97,11 @@ def test_the_backbone_without_the_data_gives_what_evaluation_measures(
     torch.testing.assert_close(features, measured.values[0][:3])
     assert preprocess([]).shape == (0, 3, 40, 40)
     opened = Image.open(files[0])
-    for mode in ("CMYK", "YCbCr", "HSV", "L", "P"):
-        assert preprocess(opened.convert(mode)).shape == (1, 3, 40, 40)
+    for mode in ("CMYK", "YCbCr", "HSV", "L", "P", "I", "F", "RGBA", "RGBa"):
+        assert preprocess(opened.convert("RGBA" if mode == "RGBa" else "RGB").convert(mode)).shape == (1, 3, 40, 40)
+    grey = opened.convert("L").convert("LA")
+    torch.testing.assert_close(preprocess(grey.convert("La")), preprocess(grey))
+    torch.testing.assert_close(preprocess(opened.convert("P").convert("PA")), preprocess(opened.convert("P")))
     for same in (opened, np.asarray(opened), [opened], str(files[0])):
         torch.testing.assert_close(preprocess(same), preprocess(files[:1]))
 

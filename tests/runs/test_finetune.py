@@ -20,6 +20,7 @@ from moco import checkpoint
 from moco.cli import main
 from moco.model.batchnorm import SplitBatchNorm2d
 from moco.results import FinetuneResult
+from moco.rundir import RunDir
 from moco.runs.finetune import _prepare, initial_backbone
 from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
 from moco.train.steps import Seen
@@ -274,3 +275,17 @@ def test_batch_norm_is_over_the_whole_batch(data: Path, tmp_path: Path) -> None:
     )
     model = _prepare(tuning).model
     assert {module.splits for module in model.modules() if isinstance(module, SplitBatchNorm2d)} == {1}
+
+
+def test_a_fine_tuning_of_a_run_that_was_replaced_is_not_gone_on_with(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(4, patch)
+        assert main(["finetune", str(copy), *QUICK, "--out", str(tmp_path / "a")]) == 75
+    marker = copy / ".moco-run.json"
+    marker.write_text(marker.read_text().replace(RunDir(copy).identity() or "", "0" * 32))
+    capsys.readouterr()
+    assert main(["finetune", "--resume", str(tmp_path / "a")]) == 2
+    assert "is another run than the one that this fine-tuning began from" in capsys.readouterr().err

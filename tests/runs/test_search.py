@@ -62,11 +62,20 @@ def test_mistakes(run: moco.Run, index: Path, tmp_path: Path) -> None:
         ({"query": []}, "give an image to --query"),
         ({"query": "a.jpg", "k": 0}, "--k is 0"),
         ({"query": "a.jpg", "out": "sheet.jpg"}, r"a name that ends in \.png"),
-        ({"query": "a.jpg", "out": tmp_path / "cat.png"}, "cat.png is there and not written by moco search"),
+        ({"query": "a.jpg", "out": tmp_path / "cat.png"}, "cat.png is there and doesn't say that moco search wrote it"),
         ({"query": "a.jpg", "index": tmp_path / "none.npz"}, "no index at"),
     ):
         with pytest.raises(moco.UserError, match=message):
             moco.search(**{"run": run, "index": index, **keywords})  # type: ignore[arg-type]
+
+
+def test_what_is_looked_at_is_what_would_be_written(
+    run: moco.Run, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cat.png").write_bytes(b"a picture of mine")
+    with pytest.raises(moco.UserError, match="doesn't say that moco search wrote it"):
+        moco.search(run, index, "a.jpg", out="~/cat.png")
 
 
 def test_images_that_moved_are_looked_for_where_one_says(run: moco.Run, tmp_path: Path) -> None:

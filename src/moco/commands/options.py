@@ -49,7 +49,9 @@ class RecipeParser(Parser):
         if not self.look:
             return parsed
         alone = config_of(parsed)
-        made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime, "model": alone.model})
+        asked = {name: value_of(f"--{name}", argv) for name in ("model.backbone", "views.size")}
+        given = {name: yaml.safe_load(value) for name, value in asked.items() if value is not None}
+        made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime, **given})
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{AUTO}.yaml"
             file.write_text(yaml.safe_dump(as_values(made)))

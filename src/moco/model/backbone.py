@@ -239,7 +239,7 @@ def _stepped(network: nn.Module, size: int, batch: int) -> int:
 
 def _also_stepped(network: nn.Module, size: int, batch: int, name: str, features: int) -> None:
     """Raises `UserError` unless the network for another size gives as many `features` of images of `size` px."""
-    wayout = "give another --views.early_size, --views.small_size or --views.eval_zoom, or none"
+    wayout = "give another --views.early_size or --views.small_size, or none, or --views.eval_zoom 1"
     try:
         found = _stepped(network, size, batch)
     except _NOT_MADE_FOR_IT as error:

@@ -22,7 +22,7 @@ def check_ours(path: Path, program: str) -> None:
                  ".png": f"Software\0{program}"}.get(path.suffix.lower(), f'"{KEY}": "{program}"')  # fmt: skip
     try:
         if path.is_dir() or (path.exists() and signature not in _head(path)):
-            raise UserError(f"{path} is there and not written by {program}: give another name")
+            raise UserError(f"{path} is there and doesn't say that {program} wrote it: give another name")
     except OSError as error:
         raise UserError(f"can't look at {path}: {in_a_line(error)}") from error
 

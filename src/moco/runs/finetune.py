@@ -142,9 +142,14 @@ def run_identity(tuning: Tuning) -> str | None:
 def _as_begun(prepared: _Prepared, folder: RunDir, found: checkpoint.Found | None) -> _Prepared:
     """With the step of the run that the fine-tuning began at: the run may have been trained on since.
 
-    Raises `UserError` where it was, and no checkpoint has the weights of then.
+    Raises `UserError` where it was, and no checkpoint has the weights of then, and where another run is there now.
     """
     about = read_json(folder.environment_file, "environment") if found is None else found.content["about"]
+    if about.get("run") not in (None, prepared.about["run"]):
+        raise UserError(f"{prepared.tuning.run} is another run than the one that this fine-tuning began from")
+    splits = prepared.tuning.base.model.bn_splits or 1
+    if found is not None and about.get("batchnorm") is None and splits > 1:
+        say(f"this fine-tuning began with batch-norm over {splits} parts of a batch: it goes on over the whole batch")
     if found is None and prepared.tuning.source == "run" and about["run_step"] != prepared.about["run_step"]:
         raise UserError(
             f"the run was trained on since this fine-tuning began at its step {about['run_step']}, and nothing of the "
@@ -231,7 +236,7 @@ def _prepare(tuning: Tuning) -> _Prepared:
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
         "arithmetic": at_once(model, runtime),
-        "data": opened.data_sha256, "run": run_identity(tuning), "run_step": opened.step,
+        "data": opened.data_sha256, "batchnorm": "whole batch", "run": run_identity(tuning), "run_step": opened.step,
         "ranges": opened.ranges, "classes": train.classes,
     }  # fmt: skip
     say(

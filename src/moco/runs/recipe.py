@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from moco.automatic import Choice, as_values, choices, reasons
+from moco.automatic import Choice, as_values, choices, reasons, zoomed
 from moco.config import Config, from_dict, unknown_keys
 from moco.config_check import check
 from moco.console import Silent, listening, say
@@ -55,19 +55,18 @@ def automatic(data: str | None, changes: Mapping[str, Any]) -> list[Choice]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     made = choices(short_side, str(device).split(":")[0])
-    takes = _takes(as_values(made), _section(changes, "model").get("backbone"))
-    return [choice for choice in made if choice.name != "views.eval_zoom" or takes]
+    chosen = from_dict(as_values(made))
+    size = _section(changes, "views").get("size", chosen.views.size)
+    backbone = _section(changes, "model").get("backbone", chosen.model.backbone)
+    return [*made, *(choice for choice in zoomed(size) if _takes(backbone, size, round(size * choice.value)))]
 
 
-def _takes(values: dict[str, Any], backbone: str | None) -> bool:
-    """Whether a network that was asked for takes views of the size that `auto` would evaluate at, too."""
+def _takes(backbone: str, size: int, larger: int) -> bool:
+    """Whether a network takes views of the size that `auto` would evaluate at, too."""
     from moco.model.backbone import check_backbone
 
-    views = from_dict(values).views
-    if backbone is None or views.eval_zoom == 1:
-        return True
     try:
-        check_backbone(backbone, views.size, also=(views.centre_size,))
+        check_backbone(backbone, size, also=(larger,))
     except UserError:  # of one size, as transformers are; what else is wrong with it is said when it is made
         return False
     return True

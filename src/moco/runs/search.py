@@ -80,10 +80,11 @@ def search(
     queries = [query] if isinstance(query, str | os.PathLike) else list(query)
     if k < 1 or not queries:
         raise UserError(f"--k is {k}, give 1 or more" if queries else "give an image to --query")
-    if out is not None and Path(out).suffix.lower() != ".png":
-        raise UserError(f"--out {out}: give a name that ends in .png")
-    if out is not None:
-        check_ours(Path(out), GENERATOR)
+    drawing = None if out is None else expanded(os.fspath(out), "--out")
+    if drawing is not None:
+        if drawing.suffix.lower() != ".png":
+            raise UserError(f"--out {out}: give a name that ends in .png")
+        check_ours(drawing, GENERATOR)
     table = open_table(expanded(os.fspath(index), "--index"))
     opened = open_frozen(run, table.about["checkpoint"], table.about["encoder"])
     _check(opened, table)
@@ -97,8 +98,8 @@ def search(
         Found(os.fspath(q), [Match(*named[int(row)], float(score)) for row, score in zip(*matches)])
         for q, *matches in zip(queries, rows, scores)
     ]
-    if out is not None:
-        _draw(Path(out).expanduser(), found, pictures, os.fspath(data or table.about["source"]), table)
+    if drawing is not None:
+        _draw(drawing, found, pictures, os.fspath(data or table.about["source"]), table)
     return found
 
 

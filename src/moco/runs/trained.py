@@ -22,7 +22,7 @@ from moco.config import Config
 from moco.console import say
 from moco.data.dataset import Dataset, open_dataset
 from moco.data.depth import Kind
-from moco.data.images import decode, to_rgb
+from moco.data.images import decode
 from moco.data.levels import Range, full_range
 from moco.data.remote import RemoteChunks
 from moco.data.store import Store
@@ -44,7 +44,9 @@ from moco.views.source import Source
 from moco.views.staging import Staging
 
 Encoder = Literal["query", "key"]
-NO_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBa", "La", "RGBX")  # modes that a PNG can't keep
+# Pillow modes of 8 bits that a PNG can't keep, and what they become; those of more bits go into a TIFF.
+NO_PNG = {**dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB"), "RGBa": "RGBA", "La": "LA", "PA": "RGBA"}
+WIDE = ("I", "F")
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,12 @@ class Preprocess:
         if isinstance(picture, str | os.PathLike):
             return decode(Path(picture).read_bytes(), self.short_side, self._range)
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
-        if image.mode in NO_PNG:
-            image = to_rgb(image)
-        file = io.BytesIO()
-        ImageOps.exif_transpose(image).save(file, format="PNG", compress_level=0)  # so that there is one way to decode
+        image = ImageOps.exif_transpose(image.convert(NO_PNG.get(image.mode, image.mode)))
+        file = io.BytesIO()  # so that there is one way to decode
+        if image.mode in WIDE:
+            image.save(file, format="TIFF")
+        else:
+            image.save(file, format="PNG", compress_level=0)
         return decode(file.getvalue(), self.short_side, self._range)
 
     def _range(self, kind: Kind) -> Range:
