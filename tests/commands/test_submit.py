@@ -90,7 +90,7 @@ def test_a_run_that_is_there_is_gone_on_with_only_if_it_is_the_same(
     words = [*WORDS, "--out", str(out), "--dry-run"]
     assert main([*words, "--optimizer.lr=0.05"]) == 0
     assert main(words) == 2
-    assert "began otherwise (optimizer.lr was 0.05, now 0.06)" in capsys.readouterr().err
+    assert "began otherwise (optimizer.lr was 0.05, now 0.01)" in capsys.readouterr().err
     # Without a recipe what is open follows from the images, where they are: only what is typed is compared.
     assert main(["submit", "pretrain", "--data=x", "--out", str(out), "--dry-run"]) == 0
     assert main(["submit", "pretrain", "--data=x", "--seed=3", "--out", str(out), "--dry-run"]) == 2
