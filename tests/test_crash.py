@@ -55,6 +55,7 @@ def kill_one(process: subprocess.Popen[bytes], moments: random.Random) -> None:
     os.kill(moments.choice(ranks or [pid]), signal.SIGKILL)
 
 
+@pytest.mark.timeout(1200)  # eight processes start, one after the other, on whatever else the machine does
 @pytest.mark.parametrize("devices", [1, 2])
 def test_killed_at_random_moments_and_resumed_is_the_same_to_the_bit(
     labelled: Path, tmp_path: Path, devices: int

@@ -73,6 +73,7 @@ def test_finetune_with_few_labels(started: Callable[..., list[str]], run: moco.R
     assert first[0] and first[1] and first[0][1] == first[1][1]
 
 
+@pytest.mark.timeout(900)  # five commands, each a process of its own
 def test_the_chain_from_images_to_a_tested_backbone(labelled: Path, tmp_path: Path) -> None:
     """In one go; begun again it passes over what is done."""
     out = tmp_path / "run"
