@@ -143,7 +143,7 @@ def test_without_labels_there_is_everything_that_needs_none(flat: Path, tmp_path
 def test_only_a_page_of_ours_is_replaced(trained: list[moco.Run], tmp_path: Path) -> None:
     theirs = tmp_path / "index.html"
     theirs.write_text("<html>mine</html>")
-    with pytest.raises(UserError, match="doesn.t say that moco report wrote it"):
+    with pytest.raises(UserError, match="doesn't say that moco report wrote it"):
         moco.report(trained[1], theirs)
     assert theirs.read_text() == "<html>mine</html>"
     with pytest.raises(UserError, match=r"ends in \.html"):
