@@ -13,7 +13,7 @@ ROOT = Path(moco.__file__).parent
 BASE = {
     "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
     "checkpoint", "cgroups", "presets", "sizing", "tables", "cosine", "folders", "results",
-    "threads", "machine", "automatic", "label_curves", "ranks", "launch",
+    "threads", "machine", "automatic", "label_curves", "ranks", "launch", "words",
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,

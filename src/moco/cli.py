@@ -24,6 +24,7 @@ from moco.errors import (
     nearest,
 )
 from moco.ranks import found
+from moco.words import named
 
 COMMANDS = {
     "download": "fetch a known data set, verified",
@@ -105,7 +106,7 @@ def out_of_memory(error: BaseException | None) -> str:
 
 
 def _less_memory(argv: list[str]) -> str:
-    resumes = any(word.split("=")[0] == "--resume" for word in argv)
+    resumes = "resume" in named(argv)
     if argv and argv[0] in LESS_MEMORY and not resumes:
         return LESS_MEMORY[argv[0]]
     return "free some, or take a machine with more" + (" (a resumed run keeps its batch)" if resumes else "")

@@ -16,6 +16,7 @@ from moco.commands.recipes import RecipeAction, recipe_first
 from moco.config import Config, from_dict
 from moco.console import say
 from moco.runs.recipe import AUTO, automatic
+from moco.words import value_of
 
 
 class RecipeParser(Parser):
@@ -66,16 +67,6 @@ def asked_for_brief_help(argv: list[str]) -> bool:
     """Whether `argv` has `--help` or `-h`, and not `--help all`."""
     place = next((n for n, word in enumerate(argv) if word in ("-h", "--help")), None)
     return place is not None and argv[place + 1 : place + 2] != ["all"]
-
-
-def value_of(option: str, argv: list[str]) -> str | None:
-    """What `argv` gives for `option`, if it does."""
-    for i, word in enumerate(argv):
-        if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None
 
 
 def config_of(args: Any) -> Config:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from moco.commands.options import RecipeParser, config_of, value_of
+from moco.commands.options import RecipeParser, config_of
 from moco.config import Config
 from moco.config_check import check
 from moco.errors import UserError
 from moco.rundir import RunDir
+from moco.words import value_of
 
 EXAMPLE = "moco pretrain --recipe imagenette --data data/imagenette2 --out runs/a"
 

@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from moco.commands.options import value_of
 from moco.commands.parsing import Parser
 from moco.errors import UserError, nearest
 from moco.runs.recipe import AUTO
 from moco.runs.slurm_options import SlurmOptions
 from moco.runs.submit import changed, changed_tuning, plan, send, work_here
 from moco.runs.sweep import combinations
+from moco.words import named, value_of, without
 
 SUBMITTED = ("pretrain", "finetune", "linear", "labels", "evaluate")
 FLAGS = ("--dry-run", "--local", "--help", "-h")
@@ -108,7 +108,7 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
         options = command.checked(parsed)
         return _tuning(words, parsed, options) if words[0] == "finetune" else (list(words), parsed.run)
     _check_place(words, sweep)
-    out = value_of("--resume", list(words)) or value_of("--out", list(words)) or ""
+    out = value_of("--resume", words) or value_of("--out", words) or ""
     parser = command.parser(look=False)
     for one in combinations(sweep):
         parsed = parser.parse_args([*words[1:], *one.options])
@@ -117,11 +117,11 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
             continue
         if config.data is None:
             raise UserError("--data is missing: a folder, a tar, or a name from the catalog")
-        given = None if parsed.get("recipe") and AUTO not in words else _named([*words, *one.options])
+        given = None if parsed.get("recipe") and AUTO not in words else named([*words, *one.options])
         place = str(Path(out) / one.name)
         if found := changed(place, config, given):
             raise UserError(f"{place} holds a run that began otherwise ({'; '.join(found)}): give another --out")
-    return _without("--out", words), out
+    return without("--out", words), out
 
 
 def _tuning(words: Sequence[str], parsed: Any, options: Any) -> tuple[list[str], str]:
@@ -136,32 +136,15 @@ def _tuning(words: Sequence[str], parsed: Any, options: Any) -> tuple[list[str],
     if found := changed_tuning(place, parsed.run, values["from"], parsed.checkpoint, parsed.data, options):
         began = f"{place} holds a fine-tuning that began otherwise ({'; '.join(found)})"
         raise UserError(f"{began}: give another --out")
-    return _without("--out", words), place
+    return without("--out", words), place
 
 
 def _check_place(words: Sequence[str], sweep: Sequence[str]) -> None:
     """Raises `UserError` unless it is said where the run or runs go, in a way that a job can begin twice with."""
-    resumed = value_of("--resume", list(words)) is not None
+    resumed = value_of("--resume", words) is not None
     if "--overwrite" in words:
         raise UserError(_OVERWRITE)
     if sweep and resumed:
         raise UserError("--sweep begins runs: leave out --resume; those that are there below --out are gone on with")
-    if not resumed and not value_of("--out", list(words)):
+    if not resumed and not value_of("--out", words):
         raise UserError("--out is missing: a job that is queued again has to know where its run is")
-
-
-def _named(words: Sequence[str]) -> set[str]:
-    """The options that `words` name, without dashes."""
-    return {word[2:].split("=")[0] for word in words if word.startswith("--")}
-
-
-def _without(option: str, words: Sequence[str]) -> list[str]:
-    """`words` without `option` and its value."""
-    kept: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word == option:
-            next(rest, None)
-        elif not word.startswith(f"{option}="):
-            kept.append(word)
-    return kept

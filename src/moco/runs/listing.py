@@ -15,6 +15,7 @@ from moco.files import read_json
 from moco.results import LinearResult
 from moco.rundir import RunDir
 from moco.tables import Row, Value, read_csv
+from moco.words import value_of
 
 MOST_DEPTH = 3  # folders below the given one that are looked into
 State = Literal["running", "finished", "interrupted", "failed", "unreadable"]
@@ -136,13 +137,7 @@ def state_of(run: RunDir, config: Config, rows: list[Row]) -> tuple[State, str]:
 
 def _recipe(environment: Mapping[str, Any]) -> str | None:
     """The recipe on the command line that began the run."""
-    words = [str(word) for word in environment.get("command", [])]
-    for word, following in zip(words, [*words[1:], ""]):
-        if word == "--recipe":
-            return following or None
-        if word.startswith("--recipe="):
-            return word.removeprefix("--recipe=")
-    return None
+    return value_of("--recipe", [str(word) for word in environment.get("command", [])])
 
 
 def disk_bytes(folder: Path) -> int:

@@ -22,6 +22,7 @@ from moco.runs.slurm_options import SlurmOptions
 from moco.runs.slurm_script import OPTIONS, RECORDS, RUN, Job, Place
 from moco.runs.sweep import combinations
 from moco.train.interrupt import StopSignals
+from moco.words import given, named
 
 THEN = ("linear", "evaluate", "report")  # what can follow a training, in this order
 PROGRAM = (sys.executable, "-m", "moco")
@@ -81,7 +82,7 @@ def plan(
     if command in ONE_PROCESS and slurm.nodes * slurm.tasks_per_node > 1:
         raise UserError(f"{command} is one process: give --slurm.gpus 1 or 0, --slurm.nodes 1, and no --slurm.tasks")
     begin, again = (*PROGRAM, *words), None
-    if command in RECORDS and not any(word.split("=")[0] == "--resume" for word in words):
+    if command in RECORDS and "resume" not in named(words):
         begin += (*([OPTIONS] if sweep else []), "--out", RUN)
         again = (*PROGRAM, command, "--resume", RUN)
     root = Path(out)
@@ -93,7 +94,7 @@ def plan(
 def _following(name: str, job: Job) -> Job:
     """The job that does `name` with each run of `job`, and with the data that was given to a job that trains no run."""
     slurm = job.slurm
-    given = replace(
+    own = replace(
         slurm,
         nodes=1,
         tasks=1,
@@ -102,18 +103,8 @@ def _following(name: str, job: Job) -> Job:
         name=None if slurm.name is None else f"{slurm.name}-{name}",
     )
     places = tuple(Place(place.out) for place in job.places)
-    data = () if job.command in RECORDS else _given("--data", job.begin)
-    return Job(name, places, (*PROGRAM, name, RUN, *data), None, given, job.folder, job.array)
-
-
-def _given(option: str, words: Sequence[str]) -> tuple[str, ...]:
-    """`option` and its value as they stand in `words`, if they do."""
-    for number, word in enumerate(words):
-        if word == option:
-            return (*words[number : number + 2],)
-        if word.startswith(f"{option}="):
-            return (word,)
-    return ()
+    data = () if job.command in RECORDS else given("--data", job.begin)
+    return Job(name, places, (*PROGRAM, name, RUN, *data), None, own, job.folder, job.array)
 
 
 def changed(out: str, asked: Config, given: Collection[str] | None = None) -> list[str]:
