@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from moco.runs.bench import Bench
 
 EXAMPLE = "moco bench --recipe imagenette-cpu --data data/imagenette2-160 --json bench.json"
-PROGRAM = "moco bench"
 DEFAULTS = {"rounds": 5, "steps": 5, "load": 0}
 
 
@@ -38,9 +37,9 @@ def run(args: Any) -> None:
     config = config_of(args)
     check(config)
 
-    out = json_file(args.get("json"), PROGRAM)
-    from moco.runs.bench import bench
+    from moco.runs.bench import PROGRAM, bench
 
+    out = json_file(args.get("json"), PROGRAM)
     found = bench(config, **{name: args.get(name, default) for name, default in DEFAULTS.items()})
     if out is not None:
         found.save(out)

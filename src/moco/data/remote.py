@@ -199,9 +199,7 @@ class RemoteChunks:
         path = self._folder / chunk_name(number)
         try:
             with locked(self._folder / LOCK, "", wait=lambda _: None):
-                _mark(
-                    self._folder, self._place
-                )  # it was ours when it was opened: `moco cache prune` may have come since
+                _mark(self._folder, self._place)  # ours when it was opened; `moco cache prune` may have come since
                 if not (path.exists() and path.stat().st_size == self._sizes[number]):
                     self._make_room(number)
                     self._fetch(number, path)
@@ -293,5 +291,6 @@ def open_remote(url: str, copies: Path, limit_gb: float) -> Opened:
 
 
 def _mark(folder: Path, place: Place) -> None:
+    """With the lock held: say that what is fetched from `place` into `folder` is this program's."""
     if not cache.is_ours(folder):
         write_json(folder / cache.MARKER, {"program": "moco", "url": place.url})

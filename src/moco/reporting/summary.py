@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from moco.config import ViewsConfig
 from moco.console import percent
 from moco.reporting.contents import RunFacts
 
@@ -66,10 +67,10 @@ def _trained(run: RunFacts, train_images: int) -> str:
     hardware = (
         hardware or f"{run.environment.get('processor', 'a processor')}, {run.environment.get('cores', '?')} cores"
     )
-    zoom = get("views.eval_zoom", 1.0)
-    measured = "" if zoom == 1 else f" (evaluated at {round(get('views.size') * zoom)} px)"
+    views = ViewsConfig(size=run.config["views.size"], eval_zoom=get("views.eval_zoom", 1.0))
+    measured = "" if views.centre_size == views.size else f" (evaluated at {views.centre_size} px)"
     return (
-        f"{run.name}: a {get('model.backbone')} at {get('views.size')} px{measured}, trained by MoCo ({version}, "
+        f"{run.name}: a {get('model.backbone')} at {views.size} px{measured}, trained by MoCo ({version}, "
         f"{get('views.pipeline')} views, queue of {get('model.queue_size'):,}, T {get('model.temperature'):g}) on "
         f"{images} of {get('data')}, no label used, for {done} of {asked} epochs in {duration(run.seconds)} on "
         f"{hardware} ({run.environment.get('precision', '?')})."

@@ -29,6 +29,7 @@ from moco.timing.measure import Figure, Subject, interleaved
 from moco.timing.stopwatch import Stopwatch
 from moco.train.step import MoCoStep
 
+PROGRAM = "moco bench"  # in the file
 PACKED_IMAGES = 512  # packed for the packing figure
 LEAST_TIMED_STEPS = 5  # of the breakdown
 
@@ -63,7 +64,7 @@ class Bench:
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
         values = {**asdict(self), "full_to_compute_only": self.full_to_compute_only}
-        write_json(path, signed(values, "moco bench"))
+        write_json(path, signed(values, PROGRAM))
 
     @classmethod
     def load(cls, path: Path) -> Bench:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from moco.automatic import Choice, as_values, choices, reasons, zoomed
-from moco.config import Config, from_dict, unknown_keys
+from moco.config import Config, ViewsConfig, from_dict, unknown_keys
 from moco.config_check import check
 from moco.console import Silent, listening, say
 from moco.errors import UserError, in_a_line, nearest
@@ -56,17 +56,18 @@ def automatic(data: str | None, changes: Mapping[str, Any]) -> list[Choice]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     made = choices(short_side, str(device).split(":")[0])
     chosen = from_dict(as_values(made))
-    size = _section(changes, "views").get("size", chosen.views.size)
+    views = replace(chosen.views, size=_section(changes, "views").get("size", chosen.views.size))
     backbone = _section(changes, "model").get("backbone", chosen.model.backbone)
-    return [*made, *(choice for choice in zoomed(size) if _takes(backbone, size, round(size * choice.value)))]
+    zooms = zoomed(views.size)
+    return [*made, *(zoom for zoom in zooms if _takes(backbone, replace(views, eval_zoom=zoom.value)))]
 
 
-def _takes(backbone: str, size: int, larger: int) -> bool:
+def _takes(backbone: str, views: ViewsConfig) -> bool:
     """Whether a network takes views of the size that `auto` would evaluate at, too."""
     from moco.model.backbone import check_backbone
 
     try:
-        check_backbone(backbone, size, also=(larger,))
+        check_backbone(backbone, views.size, also=(views.centre_size,))
     except UserError:  # of one size, as transformers are; what else is wrong with it is said when it is made
         return False
     return True

@@ -152,12 +152,15 @@ def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
 def _finetuned(folder: RunDir) -> list[tuple[str, FinetuneResult]]:
     """The fine-tunings in the run's directory that have ended."""
     places = sorted(file.parent for file in folder.root.glob(f"*/{folder.finetune_file.name}"))
-    ended = [RunDir(place) for place in places if RunDir(place).result_file.is_file()]
-    own = folder.identity()
-    for place in [place for place in ended if _begun_from(place) not in (own, None)]:
-        say(f"{place.root} was fine-tuned from another run that was here before: left out")
-        ended.remove(place)
-    return [(printable(place.root.name), FinetuneResult.load(place.result_file)) for place in ended]
+    found, own = [], folder.identity()
+    for place in map(RunDir, places):
+        if not place.result_file.is_file():
+            continue
+        if _begun_from(place) in (own, None):
+            found.append((printable(place.root.name), FinetuneResult.load(place.result_file)))
+        else:
+            say(f"{place.root} was fine-tuned from another run that was here before: left out")
+    return found
 
 
 def _begun_from(place: RunDir) -> str | None:
