@@ -81,7 +81,7 @@ def test_a_run_stands_for_its_path_and_knows_its_figures(run: moco.Run) -> None:
 
 
 def test_the_backbone_without_the_data_gives_what_evaluation_measures(
-    run: moco.Run, labelled: Path, monkeypatch: pytest.MonkeyPatch
+    run: moco.Run, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = open_dataset(str(labelled), run.config.store, run.config.short_side)
     names = data.val.names[:3]  # type: ignore[union-attr]
@@ -99,6 +99,14 @@ def test_the_backbone_without_the_data_gives_what_evaluation_measures(
     opened = Image.open(files[0])
     for mode in ("CMYK", "YCbCr", "HSV", "L", "P", "I", "F", "RGBA", "RGBa"):
         assert preprocess(opened.convert("RGBA" if mode == "RGBa" else "RGB").convert(mode)).shape == (1, 3, 40, 40)
+    upright = Image.new("RGB", (60, 60), "red")
+    upright.paste("blue", (0, 0, 60, 30))
+    for mode in ("RGB", "CMYK"):  # turned as its file says, whatever it is converted to
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        upright.rotate(180).convert(mode).save(tmp_path / "turned.tif", exif=exif)
+        with Image.open(tmp_path / "turned.tif") as turned:
+            torch.testing.assert_close(preprocess(turned), preprocess(upright.convert(mode)))
     grey = opened.convert("L").convert("LA")
     torch.testing.assert_close(preprocess(grey.convert("La")), preprocess(grey))
     torch.testing.assert_close(preprocess(opened.convert("P").convert("PA")), preprocess(opened.convert("P")))
