@@ -21,8 +21,8 @@ from moco.cli import main
 from moco.model.batchnorm import SplitBatchNorm2d
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune import _prepare, initial_backbone
 from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
+from moco.runs.preparing_tuning import initial_backbone, prepare_tuning
 from moco.train.steps import Seen
 from moco.train.training import Training
 
@@ -273,7 +273,7 @@ def test_batch_norm_is_over_the_whole_batch(data: Path, tmp_path: Path) -> None:
             str(tmp_path / "run"), "last", "run", moco.open_run(tmp_path / "run").config, None, FinetuneOptions()
         ).as_dict()
     )
-    model = _prepare(tuning).model
+    model = prepare_tuning(tuning).model
     assert {module.splits for module in model.modules() if isinstance(module, SplitBatchNorm2d)} == {1}
 
 

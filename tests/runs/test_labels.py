@@ -15,8 +15,8 @@ from moco.evaluators.draws import Amount, draw
 from moco.label_curves import LabelsResult
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune import initial_backbone
 from moco.runs.labels import draw_labels
+from moco.runs.preparing_tuning import initial_backbone
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,10 @@ from moco.label_curves import LabelCurve, LabelPoint, LabelsResult
 from moco.reporting.labels import write_labels_plot
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
-from moco.runs.finetune import finetune, initial_backbone, resume_finetune, run_identity
+from moco.runs.finetune import finetune, resume_finetune
 from moco.runs.finetune_options import FinetuneOptions, Tuning, default_name
 from moco.runs.labels_options import LabelsOptions
+from moco.runs.preparing_tuning import initial_backbone, run_identity
 from moco.runs.splits import Opened, open_splits
 from moco.runs.trained import Run, open_run
 
