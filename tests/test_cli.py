@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,13 @@ def test_a_model_that_no_memory_holds_is_no_bug(capsys: pytest.CaptureFixture[st
     assert main(words) == 2
     assert "out of memory" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_doesnt_import_torchmetrics_that_nothing_uses(tmp_path: Path) -> None:
+    package = tmp_path / "torchmetrics"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '1.9.0'\nopen('imported', 'w').close()\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    program = "import sys; sys.argv = ['moco', '-V']; from moco.__main__ import main; main(); import moco.runtime"
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True)
+    assert not (tmp_path / "imported").exists()
