@@ -1,8 +1,9 @@
 # Every target sets up what it needs: python3 (3.11+), git and make are enough.
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+PYTHON  ?= python3
+VENV    ?= .venv
+TESTERS ?= 2
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
 
 .PHONY: setup demo test docs soak gpu lint format clean
 
@@ -25,8 +26,8 @@ demo: setup  ## pre-train on the built-in pictures, probe, evaluate, report: 5 t
 	@echo "      Imagenette:        $(BIN)/moco download imagenette --size 160, then the README's commands"
 	@echo "      the views:         $(BIN)/moco preview --data shapes --recipe shapes"
 
-test: setup  ## every test but the soak
-	$(BIN)/python -m pytest
+test: setup  ## every test but the soak, in TESTERS processes, a file whole in one of them
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 docs: setup  ## the pages under docs/ as HTML, strictly: a broken link is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import moco
 from moco.cli import main
 from moco.config import Config, ModelConfig, StoreConfig, TrainConfig, ViewsConfig, from_dict, parse_range, unknown_keys
 from moco.config_check import check, flat
@@ -300,3 +302,8 @@ def test_bad_data_is_one_line(elsewhere: Path, capsys: pytest.CaptureFixture[str
     options = ["--model.backbone=resnet18", "--model.queue_size=32", "--views.size=32", "--train.batch_size=4"]
     assert "--data" in refused(capsys, f"--data={data}", *options)
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
+
+
+def test_a_path_that_the_configuration_cannot_hold_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data .*dir\\udce9 isn't UTF-8"):
+        check(moco.recipe("folder-cpu", data=os.fsdecode(b"dir\xe9")))

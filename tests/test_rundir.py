@@ -145,3 +145,20 @@ def test_a_run_that_has_lost_its_checkpoints_is_told_from_one_that_never_had_any
         (run.root / MARKER).write_text('{"format": 1, "run": "of before"}')
         with pytest.raises(UserError, match="but no checkpoint"):
             to_go_on_from(run)
+
+
+def test_overwriting_leaves_what_only_begins_like_a_checkpoint(tmp_path: Path) -> None:
+    with RunDir.created(tmp_path / "run") as run:
+        theirs = [run.checkpoints / "step-9-mine.pt", run.checkpoints / "step-mine.pt/a", run.root / "linear/notes.csv"]
+        ours = [run.checkpoints / "step-00000009.pt", run.checkpoints / ".last.pt.7.tmp", run.metrics_file]
+        for path in (*theirs, *ours):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+    with RunDir.created(tmp_path / "run", overwrite=True):
+        assert all(path.exists() for path in theirs) and not any(path.exists() for path in ours)
+
+
+def test_a_marker_without_a_number_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / MARKER).write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        RunDir(tmp_path).identity()

@@ -82,6 +82,8 @@ def _problems(config: Config, values: dict[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{name} is {value}, give a finite number"
+        if isinstance(value, str) and (shown := value.encode(errors="backslashreplace").decode()) != value:
+            yield f"{name} {shown} isn't UTF-8, and config.yaml couldn't hold it: rename it, or give a link to it"
     for name in _AT_LEAST_ONE:
         if values[name] is not None and values[name] < 1:
             yield f"{name} is {values[name]}, give 1 or more"

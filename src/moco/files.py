@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -122,6 +123,13 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"no {what} at {path}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{what} {path} can't be read: {error}") from error
+
+
+def sha256_of(path: Path, skip: int = 0) -> str:
+    """The digest of a file's bytes from `skip` on, hex."""
+    with path.open("rb") as file:
+        file.seek(skip)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def expanded(path: str, option: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import uuid
 from collections.abc import Iterator
@@ -19,27 +20,23 @@ from moco.errors import Interrupted, UserError, in_a_line
 from moco.files import is_locked, locked, read_json, write_json, write_text
 
 MARKER = ".moco-run.json"  # says that the folder is this program's, and which run it is
+_EXPORTS = r"(torchvision\.pth|timm\.pth|backbone\.safetensors|official\.pth\.tar|backbone\.onnx|detectron2\.pkl)"
+_CHECKPOINT = r"(step-\d+|epoch-\d+|last|best)\.pt"
 # Everything that a run writes, by folder: nothing else is ever removed.
 _WRITTEN = {
-    "checkpoints": ("step-*.pt", "epoch-*.pt", "last.pt", "best.pt", "*.pt.damaged", ".*.pt.*.tmp"),
-    "linear": ("classifier.pt", "metrics.csv", "result.json"),
-    "plots": tuple(
-        f"{name}.{kind}"
-        for name in ("pretrain_loss", "pretrain_score", "linear_loss", "linear_score", "labels")
-        for kind in ("png", "svg")
-    ),
-    "tensorboard/projector": ("features.tsv", "labels.tsv", "sprite.png"),
-    "tensorboard": ("events.out.tfevents.*", "projector_config.pbtxt"),
-    "export/hf": ("config.json", "model.safetensors", "README.md"),
-    "export": (
-        "torchvision.pth", "timm.pth", "backbone.safetensors", "official.pth.tar", "backbone.onnx", "detectron2.pkl",
-        ".*.tmp",
-    ),
-    "": (
-        "config.yaml", "environment.json", "baseline.json", "metrics.csv", "steps.csv", "evaluation.json",
-        "labels.json", "failure.json", "report.html", ".export.lock", "finetune.json", "result.json",
-    ),
-}  # fmt: skip
+    folder: re.compile(names)
+    for folder, names in {
+        "checkpoints": rf"{_CHECKPOINT}(\.damaged)?|\.{_CHECKPOINT}\.\d+\.tmp",
+        "linear": r"classifier\.pt|metrics\.csv|result\.json",
+        "plots": r"(pretrain_loss|pretrain_score|linear_loss|linear_score|labels)\.(png|svg)",
+        "tensorboard/projector": r"features\.tsv|labels\.tsv|sprite\.png",
+        "tensorboard": r"events\.out\.tfevents\..*|projector_config\.pbtxt",
+        "export/hf": r"config\.json|model\.safetensors|README\.md",
+        "export": rf"{_EXPORTS}|\.{_EXPORTS}\..*tmp",
+        "": r"(config\.yaml|metrics\.csv|steps\.csv|report\.html|\.export\.lock)"
+        r"|(environment|baseline|evaluation|labels|failure|finetune|result)\.json",
+    }.items()
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,13 @@ class RunDir:
 
     def identity(self) -> str | None:
         """The run's own number, hex; None for one made before there was any."""
-        return read_json(self.root / MARKER, "marker")["run"] if (self.root / MARKER).is_file() else None
+        marker = self.root / MARKER
+        if not marker.is_file():
+            return None
+        try:
+            return str(read_json(marker, "marker")["run"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"marker {marker} is damaged: it doesn't say which run this is") from error
 
     def has_saved(self) -> bool:
         """Whether a checkpoint was ever written here, as far as is known: runs of before this was noted have."""
@@ -161,9 +164,9 @@ class RunDir:
 
     def _clear(self) -> None:
         """Remove what a run wrote here, and the folders that are empty then."""
-        for folder, patterns in _WRITTEN.items():
-            for pattern in patterns:
-                for path in (self.root / folder).glob(pattern):
+        for folder, names in _WRITTEN.items():
+            for path in (self.root / folder).glob("*"):
+                if names.fullmatch(path.name) and not path.is_dir():
                     path.unlink()
             if folder:
                 with contextlib.suppress(OSError):  # not there, or somebody else's files are in it

@@ -51,8 +51,14 @@ def test_a_good_archive_becomes_a_tree_with_a_manifest(tmp_path: Path) -> None:
         "val/x/2.png",
     ]
     assert (folder / "train/x/1.png").read_bytes() == b"picture"
-    assert json.loads((folder / MANIFEST).read_text()) == {"archive": "a.tgz", "sha256": SHA256, "files": 2}
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert {**manifest, "listing": ""} == {"archive": "a.tgz", "sha256": SHA256, "files": 2, "listing": ""}
     assert is_whole(folder, SHA256)
+    (folder / "train/.DS_Store").touch()
+    assert is_whole(folder, SHA256)
+    (folder / "train/x/1.png").rename(folder / "val/x/1.png")
+    with pytest.raises(UserError, match="files of other names or sizes"):
+        is_whole(folder, SHA256)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tgz", "made"]
 
 

@@ -208,3 +208,12 @@ def test_what_lists_files_says_what_to_give_instead(store: Path) -> None:
 
     with pytest.raises(UserError, match=r"is a store that `moco pack` made"):
         list_images(str(store), StoreConfig(), SIDE)
+
+
+def test_a_changed_byte_of_a_chunk_is_found(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "flipped")
+    content = bytearray((copy / "chunk-000001.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "chunk-000001.bin").write_bytes(content)
+    with pytest.raises(Damaged, match=r"chunk-000001\.bin isn't what was written"):
+        open_chunks(copy)

@@ -28,7 +28,9 @@ from moco.data.dataset import Dataset, cache_folder, open_dataset
 from moco.data.folder import fingerprint, scan
 from moco.data.images import decode
 from moco.data.item import Item
+from moco.data.listing import list_images
 from moco.errors import UserError
+from moco.files import sha256_of
 
 
 @pytest.fixture
@@ -43,6 +45,10 @@ def cache(tmp_path: Path) -> Path:
 
 def opened(spec: object, cache: Path, short_side: int = 24, **config: Any) -> Dataset:
     return open_dataset(str(spec), StoreConfig(cache=str(cache), **config), short_side)
+
+
+def decoded(photos: Path, number: int) -> np.ndarray:
+    return decode(sorted(photos.iterdir())[number].read_bytes(), 24)
 
 
 def stores(cache: Path) -> list[Path]:
@@ -464,6 +470,76 @@ def test_a_damaged_store_is_packed_again(
     assert line.endswith("): packing it again")
     opened(labelled, cache)
     assert "pack" not in capsys.readouterr().err
+
+
+def test_pixels_that_somebody_changed_are_packed_again(
+    photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = opened(photos, cache)
+    (store,) = stores(cache)
+    with (store / "images/pixels.npy").open("r+b") as file:
+        file.seek(200)
+        file.write(bytes(1000))
+    after = opened(photos, cache)
+    assert "is damaged (pixels.npy isn't what was written): packing it again" in capsys.readouterr().err
+    assert after.fingerprints == before.fingerprints
+    assert np.asarray(after.train.pixels[:2000]).any() and np.array_equal(after.train.image(0), decoded(photos, 0))
+
+
+def test_pixels_that_were_only_touched_are_read_once(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(photos, cache)
+    (store,) = stores(cache)
+    read: list[str] = []
+
+    def noted(path: Path, skip: int) -> str:
+        read.append(path.name)
+        return sha256_of(path, skip)
+
+    monkeypatch.setattr("moco.data.intact.sha256_of", noted)
+    opened(photos, cache)
+    assert read == []
+    os.utime(store / "images/pixels.npy", (1, 1))
+    opened(photos, cache)
+    opened(photos, cache)
+    assert read == ["pixels.npy"]
+
+
+def test_what_is_not_ours_in_a_damaged_store_is_set_aside(
+    photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened(photos, cache)
+    (store,) = stores(cache)
+    for path in (store / "mine/keep.txt", store / "images/keep.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (store / "images/manifest.json").write_text("x")
+    assert len(opened(photos, cache).train) == 6
+    aside = store.with_name(f"{store.name}.aside-1")
+    assert f"it is in {aside} now" in capsys.readouterr().err
+    assert sorted(str(path.relative_to(aside)) for path in aside.rglob("keep.txt")) == [
+        "images/keep.txt",
+        "mine/keep.txt",
+    ]
+    assert not (aside / "images/pixels.npy").exists()
+
+
+def test_shapes_beside_a_folder_of_that_name_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "shapes", 6)
+    for ask in (lambda: opened("shapes", tmp_path / "cache"), lambda: list_images("shapes", StoreConfig(), 32)):
+        with pytest.raises(UserError, match=r"give \./shapes for yours"):
+            ask()
+    assert len(opened("./shapes", tmp_path / "cache").train) == 6
+
+
+def test_a_cache_needs_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOCO_CACHE")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    with pytest.raises(UserError, match=r"--store\.cache"):
+        cache_folder(StoreConfig())
 
 
 def test_a_damaged_record_stops_nothing(photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

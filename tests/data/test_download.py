@@ -165,7 +165,7 @@ def test_a_later_call_continues_what_an_earlier_one_left(server: Server, tmp_pat
     server.behaviour.cuts = [700_000, 0, 0, 0]
     with pytest.raises(UserError, match=r"broke off after 0\.7 MB.*0\.7 of 3\.0 MB are kept"):
         fetch(entry(server), tmp_path, FAST)
-    assert names(tmp_path) == ["a.tgz.part"]
+    assert names(tmp_path) == ["a.tgz.moco-part"]
     assert fetch(entry(server), tmp_path, FAST).read_bytes() == CONTENT
     assert server.behaviour.seen_ranges[-1] == "bytes=700000-"
     assert server.behaviour.sent_bytes == [700_000, 0, 0, 0, 2_300_000]
@@ -193,7 +193,7 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(server: Server, tm
 
 
 def test_a_part_that_is_no_beginning_is_found_out(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "a.tgz.part").write_bytes(b"x" * 1000)
+    (tmp_path / "a.tgz.moco-part").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="its md5 is"):
         fetch(entry(server), tmp_path, FAST)
     assert names(tmp_path) == []
@@ -201,19 +201,19 @@ def test_a_part_that_is_no_beginning_is_found_out(server: Server, tmp_path: Path
 
 
 def test_a_part_too_long_is_dropped(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "a.tgz.part").write_bytes(CONTENT + b"x")
+    (tmp_path / "a.tgz.moco-part").write_bytes(CONTENT + b"x")
     assert fetch(entry(server), tmp_path, FAST).read_bytes() == CONTENT
     assert server.behaviour.seen_ranges == [None]
 
 
 def test_a_complete_part_is_only_verified(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "a.tgz.part").write_bytes(CONTENT)
+    (tmp_path / "a.tgz.moco-part").write_bytes(CONTENT)
     assert fetch(entry(server), tmp_path, FAST).read_bytes() == CONTENT
     assert server.behaviour.seen_ranges == []
 
 
 def test_a_range_beyond_the_end_starts_again(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "a.tgz.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "a.tgz.moco-part").write_bytes(CONTENT[:1000])
     server.behaviour.statuses = [416]
     assert fetch(entry(server), tmp_path, FAST).read_bytes() == CONTENT
     assert server.behaviour.seen_ranges == ["bytes=1000-", None]
@@ -248,7 +248,7 @@ def test_a_full_disk_is_one_line(server: Server, tmp_path: Path, monkeypatch: py
     real_open = Path.open
 
     def full(path: Path, mode: str = "r", *args: object, **kwargs: object) -> object:
-        if path.suffix == ".part" and mode in ("wb", "ab"):
+        if path.suffix == ".moco-part" and mode in ("wb", "ab"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real_open(path, mode, *args, **kwargs)  # type: ignore[call-overload]
 

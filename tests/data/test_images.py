@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image, ImageCms
 from tests.conftest import picture
 from tests.data.conftest import encoded
 
 from moco.data.images import BadImage, decode
+from moco.data.item import Item
+from moco.data.levels import full_range
+from moco.data.pack import load
 from moco.data.remarks import without_remarks
+from moco.errors import UserError
 
 SMOOTH = picture(3, 40, 60).resize((120, 80), Image.Resampling.BICUBIC)
 
@@ -323,3 +330,29 @@ def test_jpeg_at_reduced_size_is_close_to_the_full_decode(short_side: int) -> No
     full = Image.fromarray(decode(content, 320))
     size = (short_side * 3 // 2, short_side)
     close(decode(content, short_side), np.asarray(full.resize(size, Image.Resampling.BICUBIC)), 2)
+
+
+def test_grey_with_multiplied_alpha_goes_on_white() -> None:
+    grey, alpha = np.full((8, 8), 60, np.uint8), np.full((8, 8), 128, np.uint8)
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.dstack([grey, alpha]), photometric="minisblack", extrasamples=["assocalpha"])
+    assert abs(int(decode(file.getvalue(), 8)[0, 0, 0]) - (60 + 127)) <= 2
+
+
+def test_the_transparent_number_of_a_16_bit_png_is_white() -> None:
+    image = Image.fromarray(np.repeat(np.array([[1000], [60000]], np.uint16), 8, 1))
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=1000)
+    found = decode(file.getvalue(), 2)
+    assert found[0].min() == 255 and 200 < found[1].max() < 255
+
+
+def test_running_out_of_memory_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("moco.data.images._loaded", short)
+    item = Item("a.png", Path("a.png"), 0, 0, 0)
+    monkeypatch.setattr(Item, "read", lambda self: b"x")
+    with pytest.raises(UserError, match=r"a\.png can't be decoded: not enough memory"):
+        load(item, 8, full_range)

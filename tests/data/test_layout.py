@@ -150,6 +150,20 @@ def test_splits_that_cannot_be_used_say_which_data_would_do(names: list[str], hi
     assert arrange(items(*names), "none", 0.1, "X").val is None  # there is a way out
 
 
+VEHICLES = [f"{kind}/{n}.jpg" for kind in ("airplane", "bus", "train") for n in range(10)]
+
+
+def test_a_class_called_train_is_asked_about() -> None:
+    with pytest.raises(UserError, match="train/ lies beside airplane/, bus/: give --data DIR/train if it is the"):
+        read(*VEHICLES)
+    assert read(*VEHICLES, labels="folders").classes == ["airplane", "bus", "train"]
+    assert len(read(*VEHICLES, labels="none").used) == 30
+
+
+def test_a_flat_training_split_may_lie_beside_what_sounds_like_a_split() -> None:
+    assert len(read("train/1.jpg", "train/2.jpg", "test1/1.jpg", "sheet.jpg").used) == 2
+
+
 def test_a_folder_of_trains_is_no_split() -> None:
     layout = read("2023/train/1.jpg", "2023/beach/2.jpg", "2024/train/3.jpg")
     assert len(layout.train.items) == 3

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from tests.conftest import write_pictures
 
+import moco
 from moco.config import StoreConfig
+from moco.data.dataset import open_dataset
 from moco.data.listing import list_images
 from moco.errors import UserError
 
@@ -42,3 +44,28 @@ def test_the_built_in_pictures() -> None:
     first, again = found.load(7).picture, found.load(7).picture
     assert first is not None and again is not None and found.label(7) in found.classes
     np.testing.assert_array_equal(first.pixels, again.pixels)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_two_places_with_the_same_names_keep_their_own_pictures(tmp_path: Path, labelled: bool) -> None:
+    for n, name in enumerate(("day1", "day2")):
+        for c in ("cat", "dog") if labelled else ("",):
+            write_pictures(tmp_path / name / c, 3, 50 * n)
+    spec, config = f"{tmp_path}/day1,{tmp_path}/day2", StoreConfig(cache=str(tmp_path / "cache"))
+
+    def pictures() -> list[bytes]:
+        found = list_images(spec, config, 32)
+        return [found.load(n).picture.pixels.tobytes() for n in range(len(found))]  # type: ignore[union-attr]
+
+    before = pictures()
+    open_dataset(spec, config, 32)
+    assert "decoded before" in list_images(spec, config, 32).note
+    assert pictures() == before and len(set(before)) > len(before) // 3
+
+
+def test_a_listing_reads_on_when_its_store_was_pruned(tmp_path: Path) -> None:
+    photos, config = write_pictures(tmp_path / "photos", 4), StoreConfig(cache=str(tmp_path / "cache"))
+    open_dataset(str(photos), config, 32)
+    found = list_images(str(photos), config, 32)
+    assert moco.prune_stores(tmp_path / "cache", older_than_days=0).removed
+    assert all(found.load(n).picture is not None for n in range(4))

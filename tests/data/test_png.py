@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from tests.conftest import picture
 from tests.data.conftest import encoded
 
-from moco.data.images import decode
+from moco.data.images import BadImage, decode
 from moco.data.png import without_long_texts
 
 PLAIN = encoded(picture(1), "PNG")
@@ -88,3 +88,11 @@ def test_anything_else_is_left_as_it_is(content: bytes) -> None:
 def test_damaged_texts_are_passed_over() -> None:
     broken = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 5_000_000)[:-30] + b"?" * 30)
     assert np.array_equal(decode(with_chunks(broken, chunk(b"iTXt", b"k\0\1\0"), chunk(b"zTXt", b"")), 500), PIXELS)
+
+
+def test_zeros_in_the_place_of_pixels_are_damage() -> None:
+    whole = encoded(picture(1, 200, 200), "PNG")
+    for share in (0.3, 0.6, 0.95):
+        kept = int(len(whole) * share)
+        with pytest.raises(BadImage, match="damaged"):
+            decode(whole[:kept] + bytes(len(whole) - kept), 500)

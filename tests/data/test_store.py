@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from moco.data import intact
 from moco.data.pack import pack_arrays
-from moco.data.pixels import FORMAT, Pixels
+from moco.data.pixels import CHECKED, FORMAT, Pixels
 from moco.data.store import Store
 from moco.errors import Damaged, UserError
 
@@ -55,9 +56,9 @@ def test_any_program_that_reads_numpy_reads_it(folder: Path) -> None:
         assert np.array_equal(pixels[start : start + height * width * 3].reshape(height, width, 3), expected)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == FORMAT
-    assert set(manifest) == {"format", "bytes", "tables", "names", "skipped", "unread", "ranges", "unended"}
+    assert set(manifest) == {"format", "bytes", "digest", "tables", "names", "skipped", "unread", "ranges", "unended"}
     assert {path.name for path in folder.iterdir()} == {
-        "pixels.npy", "offsets.npy", "sizes.npy", "contents.npy", "manifest.json",
+        "pixels.npy", "offsets.npy", "sizes.npy", "contents.npy", "manifest.json", "checked.json",
     }  # fmt: skip
     chosen = Pixels.open(folder).split(np.array([4, 1]), np.array([1, 0]), ["a", "b"])
     (table,) = (folder.parent / "splits").glob("*.npy")
@@ -148,6 +149,7 @@ def test_a_store_larger_than_memory_opens(folder: Path) -> None:
         file.truncate(file.tell() + size)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "bytes": size}))
+    intact.note(folder / CHECKED, {"pixels.npy": intact.state_of(folder / "pixels.npy")})  # half a minute to read
     code = "import sys; from pathlib import Path; from moco.data.pixels import Pixels; import numpy as np\n"
     code += "p = Pixels.open(Path(sys.argv[1])); s = p.split(np.arange(5), np.arange(5), [])\n"
     code += "print(s.tensor().numel(), s.image(4).sum())"

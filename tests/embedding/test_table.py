@@ -71,3 +71,17 @@ def test_somebody_elses_arrays_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         with pytest.raises(UserError, match="is no feature file"):
             open_table(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".npz"])
+def test_damage_among_the_rows_is_a_line(tmp_path: Path, kind: str) -> None:
+    path = written(tmp_path / f"a{kind}")
+    whole = path.read_bytes()
+    met = 0
+    for at in range(0, len(whole), 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            list(open_table(path).blocks())
+        except UserError:
+            met += 1
+    assert met > 20

@@ -282,3 +282,31 @@ def test_about_says_how_it_was_made(run: moco.Run, flat: Path, tmp_path: Path) -
     assert (about["step"], about["encoder"], about["checkpoint"]) == (3, "query", "1")
     assert about["source"] == str(flat) and len(about["data_sha256"]) == 64
     assert about["run"] == json.loads((run.path / ".moco-run.json").read_text())["run"]
+
+
+def test_what_is_not_ours_beside_the_parts_stays(
+    run: moco.Run, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = tmp_path / ".x.npz.parts.tmp/thesis.txt"
+    stranger.parent.mkdir()
+    stranger.write_text("mine")
+    with pytest.raises(moco.UserError, match="not left by `moco embed`"):
+        moco.embed(run, flat, tmp_path / "x.npz")
+    assert stranger.exists()
+    original, notes = embedding.Parts.write, tmp_path / "y.npz.parts/notes"
+
+    def with_notes(parts: embedding.Parts, number: int, part: embedding.Part) -> None:
+        original(parts, number, part)
+        notes.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(embedding.Parts, "write", with_notes)
+    moco.embed(run, flat, tmp_path / "y.npz")
+    assert (tmp_path / "y.npz").exists() and [*notes.parent.iterdir()] == [notes]
+    assert "notes isn't moco's" in capsys.readouterr().err
+
+
+def test_a_class_whose_name_is_no_text_is_escaped(run: moco.Run, tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"dog"):
+        write_pictures(tmp_path / "data" / os.fsdecode(name), 2)
+    moco.embed(run, tmp_path / "data", tmp_path / "x.parquet")
+    assert set(rows(open_table(tmp_path / "x.parquet"))[1]) == {"caf\\udce9", "dog"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import posixpath
 import shutil
@@ -9,13 +11,16 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from moco.console import progress
+from moco.data.item import foreign_folder, is_hidden
 from moco.errors import UserError
 from moco.files import read_json, write_json
 
 MANIFEST = ".moco-archive.json"  # hidden, so that no scan takes it for an image
 MARKER = ".moco-unpacking"
+_SYSTEMS = ("Thumbs.db", "desktop.ini")
 
 
 def unpack(
@@ -49,7 +54,7 @@ def unpack(
         if convert is not None:
             convert(tree, temporary / "made")
             tree = temporary / "made"
-        manifest = {"archive": archive.name, "sha256": sha256, "files": _count_files(tree)}
+        manifest = {"archive": archive.name, "sha256": sha256, **_summary(tree)}
         write_json(tree / MANIFEST, manifest)
         tree.rename(folder)
     except OSError as error:
@@ -83,14 +88,13 @@ def is_whole(folder: Path, sha256: str) -> bool:
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} was not made by `moco download`: move it, or choose another folder with --to")
     manifest = read_json(folder / MANIFEST, "manifest")
-    found = _count_files(folder) - 1  # the manifest itself
+    found = _summary(folder)
     if manifest.get("sha256") != sha256:
         raise UserError(f"{folder} comes from another archive: delete it and run `moco download` again")
-    if found != manifest.get("files"):
-        raise UserError(
-            f"{folder} has {found} files instead of {manifest.get('files')}: "
-            "delete it and run `moco download` again (the archive is kept)"
-        )
+    if any(manifest[name] != value for name, value in found.items() if name in manifest):  # older ones only count
+        other = f"{found['files']} files instead of {manifest.get('files')}"
+        what = other if found["files"] != manifest.get("files") else "files of other names or sizes"
+        raise UserError(f"{folder} has {what}: delete it and run `moco download` again (the archive is kept)")
     return True
 
 
@@ -135,5 +139,10 @@ def _extract(archive: Path, folder: Path) -> None:
             raise UserError(f"{archive} is damaged: {' '.join(str(error).split())}") from error
 
 
-def _count_files(folder: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(folder))
+def _summary(folder: Path) -> dict[str, Any]:
+    """How many files a tree has, and a digest of their names and sizes; what systems leave everywhere isn't counted."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    kept = [name for name in names if not (is_hidden(name) or foreign_folder(name) or name.endswith(_SYSTEMS))]
+    sizes = [(name, (folder / name).stat().st_size) for name in kept]
+    digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return {"files": len(sizes), "listing": digest}

@@ -18,14 +18,15 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from moco.console import say
+from moco.data.removal import MARKER, remove_files
 from moco.errors import UserError
 from moco.files import locked, write_json
 
-MARKER = ".moco-store.json"
 DAY_S = 24 * 3600
 _PARTIAL = re.compile(r"([0-9a-f]{20})\.[0-9a-f]{8}\.partial")
 
@@ -128,9 +129,14 @@ def used_s(folder: Path) -> float:
 
 
 def settle(partial: Path, folder: Path) -> None:
-    """Give the whole store its name; what has that name, a damaged store, is removed if this program made it."""
-    if folder.exists():
-        _remove(folder)
+    """Give the whole store its name; what has that name, a damaged store, is removed if this program made it.
+
+    What else lies in there is set aside, with a line.
+    """
+    if folder.exists() and (foreign := _files_removed(folder)):
+        aside = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.aside-{n}")).exists())
+        folder.rename(aside)
+        say(f"{foreign[0]} in the damaged store isn't moco's: it is in {aside} now")
     partial.rename(folder)
 
 
@@ -161,14 +167,28 @@ def clear_abandoned(cache: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder that carries our mark, or is empty. Raises `UserError` where it doesn't, or can't be removed."""
+    """Remove a store that carries our mark, or an empty folder.
+
+    Raises `UserError` where it doesn't carry it, holds anything else, or can't be removed.
+    """
+    if foreign := _files_removed(folder):
+        raise UserError(f"can't remove {folder}: {foreign[0]} isn't moco's; move it away, or give --store.cache DIR")
+
+
+def _files_removed(folder: Path) -> list[str]:
+    """Remove what of `folder` is a store's, and the folder itself unless something else is in it: that is returned.
+
+    Raises `UserError` where it carries no mark of ours and isn't empty, or can't be removed.
+    """
     try:
         if _mark(folder) is None:
             folder.rmdir()  # a run killed before it could write the mark leaves it empty
-        else:
-            for inside in [path for path in folder.iterdir() if path.is_dir()]:
-                shutil.rmtree(inside)  # before the marker: a kill in between must not leave a folder without one
-            shutil.rmtree(folder)
+            return []
+        foreign = remove_files(folder)
+        if not foreign:
+            (folder / MARKER).unlink()  # last: a kill in between must not leave a folder without it
+            folder.rmdir()
+        return foreign
     except OSError as error:
         what = "moco did not make it" if _mark(folder) is None else error.strerror
         raise UserError(f"can't remove {folder}: {what}; move it away, or give --store.cache DIR") from error

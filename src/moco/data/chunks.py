@@ -10,6 +10,7 @@
                              tables    SHA-256 of the values of offsets, lengths, sizes and labels
                              splits    images of each split, the training split first; and their fingerprints
                              classes, names, skipped, ranges, note, no_val
+    STORE/.moco-checked.json how the chunks looked when they were last found to be whole (`intact.py`)
     STORE/chunk-000000.bin   JPEGs, one after the other: about `CHUNK_BYTES` of one split, in shuffled order
     STORE/offsets.npy        int64 (M,)  where each image begins in the chunks laid end to end
     STORE/lengths.npy        int64 (M,)  bytes of its JPEG
@@ -35,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.config import StoreConfig
+from moco.data import intact
 from moco.data.compressed import ENCODING
 from moco.data.pixels import mapped, resource_reason
 from moco.data.store import Kept, Store, digest_of, fingerprint_of
@@ -46,8 +48,12 @@ CHUNK_BYTES = 2**26
 MARKER = ".moco-packed.json"
 MANIFEST = "moco-packed.json"
 LOCK = ".lock"
+CHECKED = ".moco-checked.json"
 TABLES = ("offsets", "lengths", "sizes", "labels")
-_WRITTEN = re.compile(r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|\.\.?moco-packed\.json\.\d+\.tmp")
+_WRITTEN = re.compile(
+    r"chunk-\d{6}\.bin|(offsets|lengths|sizes|labels)\.npy|\.moco-checked\.json"
+    r"|\.\.?moco-(packed|checked)\.json\.\d+\.tmp"
+)
 
 
 class Chunks:
@@ -175,7 +181,7 @@ class Opened:
 
 
 def open_chunks(folder: Path) -> Opened:
-    """Map the store in `folder`.
+    """Map the store in `folder`. Chunks that were touched since they were last read whole are read.
 
     Raises `Damaged` unless it is what was written, and `UserError` where it isn't finished or can't be read.
     """
@@ -186,6 +192,7 @@ def open_chunks(folder: Path) -> Opened:
         chunks = Chunks([folder / chunk_name(n) for n in range(len(manifest["chunks"]))])
         if [path.stat().st_size for path in chunks.files] != manifest["chunks"]:
             raise ValueError("its parts don't belong together")
+        intact.check(dict(zip(chunks.files, manifest["digests"], strict=True)), folder / CHECKED)
     except (FileNotFoundError, ValueError, EOFError, TypeError, LookupError) as error:
         raise _damaged(folder, error) from error
     except (OSError, MemoryError) as error:

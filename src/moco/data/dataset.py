@@ -152,7 +152,7 @@ def packed(spec: str, layout: Layout, config: StoreConfig, short_side: int) -> P
 
 def cache_folder(config: StoreConfig) -> Path:
     """Where packed stores are kept: `store.cache`, else `$MOCO_CACHE`, else `~/.cache/moco`."""
-    given = config.cache or os.environ.get("MOCO_CACHE") or str(Path.home() / ".cache" / "moco")
+    given = config.cache or os.environ.get("MOCO_CACHE") or "~/.cache/moco"
     return expanded(given, "--store.cache")
 
 
@@ -163,7 +163,7 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
     """
     if not spec:
         raise UserError(NO_DATA)
-    if spec == "shapes":
+    if built_in(spec):
         return shapes.SIZES["train"], shapes.SIDE
     if (stored := _stored(spec, config)) is not None:
         train = stored[0].splits["train"]
@@ -182,7 +182,14 @@ def facts(spec: str | None, config: StoreConfig) -> tuple[int, int]:
 
 def is_store(spec: str) -> bool:
     """Whether `spec` names what `moco pack` made, here or elsewhere."""
-    return is_remote(spec) or (spec != "shapes" and is_packed(expanded(place(spec), "--data")))
+    return is_remote(spec) or (not built_in(spec) and is_packed(expanded(place(spec), "--data")))
+
+
+def built_in(spec: str) -> bool:
+    """Whether `spec` names the pictures that this program draws. Raises `UserError` where a folder has that name."""
+    if spec == "shapes" and os.path.lexists(spec):
+        raise UserError("--data shapes: there is a folder of this name, and built-in pictures: give ./shapes for yours")
+    return spec == "shapes"
 
 
 def _stored(spec: str, config: StoreConfig) -> tuple[Opened, str] | None:
@@ -207,7 +214,7 @@ def place(spec: str) -> str:
 
 def _sources(spec: str, config: StoreConfig, short_side: int) -> Callable[[Format], ToPack]:
     """What `spec` names, to be kept in either format; it is listed once."""
-    if spec == "shapes":
+    if built_in(spec):
         return _shapes
     layout = arrange(scan(place(spec)), config.labels, config.holdout, printable(spec))
     return _arranged(spec, layout, config, short_side)

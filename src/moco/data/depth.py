@@ -11,7 +11,7 @@ import io
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ NO_DATA_TAG = 42113  # GDAL_NODATA, https://gdal.org/drivers/raster/gtiff.html
 ORIENTATION_TAG = 274
 # What the readers raise over damaged bytes: named one by one, so that nothing else passes for damage.
 DAMAGE = (
-    OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError, AttributeError, AssertionError, MemoryError,
-    ArithmeticError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
+    OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError, AttributeError, AssertionError, ArithmeticError,
+    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 READABLE = "grey and RGB are read, with or without alpha"
 
@@ -187,7 +187,9 @@ def of_pillow(image: Image.Image, orientation: int) -> Deep | None:
     numbers = np.asarray(image)
     if image.format == "PPM" and image.mode == "I":  # scaled to 16 bits, whatever its greatest number
         numbers = numbers.astype(np.uint16)
-    return _deep(numbers, numbers.dtype.itemsize * 8, 1, orientation=orientation, container=str(image.format))
+    deep = _deep(numbers, numbers.dtype.itemsize * 8, 1, orientation=orientation, container=str(image.format))
+    nothing = image.info.get("transparency")  # of a PNG: the number that is transparent
+    return replace(deep, alpha=(numbers != nothing).astype(np.float32)) if isinstance(nothing, int) else deep
 
 
 def _deep(

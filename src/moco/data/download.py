@@ -19,7 +19,7 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
     """Download `archive` into `folder`, which exists, unless it is there already; return the verified file.
 
     Size and checksums are compared on every path, also for a file that was there before: a damaged one is set
-    aside and downloaded again. What arrived of a broken download stays as `<name>.part` and is continued.
+    aside and downloaded again. What arrived of a broken download stays as `<name>.moco-part` and is continued.
     Raises `UserError` for a wrong checksum (the file is removed), an address that doesn't answer, no network,
     and a full disk.
     """
@@ -29,7 +29,7 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
         if problem is None:
             return path
         say(f"{path} is damaged ({problem}): downloading it again; the old one is now {_set_aside(path)}")
-    part = folder / f"{archive.filename}.part"
+    part = folder / f"{archive.filename}.moco-part"  # browsers have `.part`
     if size_bytes(part) > archive.size_bytes:
         part.unlink()
     _require_space(folder, archive.size_bytes - size_bytes(part))

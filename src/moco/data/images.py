@@ -28,7 +28,7 @@ from moco.data.jpeg import SIGNATURE as JPEG
 from moco.data.jpeg import endings, has_end
 from moco.data.levels import Range, full_range
 from moco.data.png import SIGNATURE as PNG
-from moco.data.png import without_long_texts
+from moco.data.png import damage, without_long_texts
 
 SUFFIXES = frozenset(
     {
@@ -133,6 +133,8 @@ def looks_like_an_image(head: bytes) -> bool:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode of 8 bits to RGB: transparency on white, CMYK and palettes converted."""
+    if image.mode in ("La", "RGBa"):  # colours that are multiplied by alpha already
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -194,6 +196,8 @@ def _loaded(content: bytes, short_side: int) -> _Loaded | Deep:
 
 
 def _opened(content: bytes) -> Image.Image:
+    if wrong := damage(content):
+        raise BadImage(wrong)
     image = Image.open(io.BytesIO(without_long_texts(content)), formats=FORMATS)
     if 0 in image.size:
         raise BadImage("it has no pixels")

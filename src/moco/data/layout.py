@@ -59,18 +59,31 @@ def arrange(items: list[Item], labels: str, holdout: float, where: str = "DIR") 
     `labels` is `auto`, `folders` or `none`; `holdout` is the share of each class held out where there is no
     validation split; `where` is what a person typed for the tree. Raises `UserError` where `folders` is asked for
     and the folders don't say, and in `auto` where there are splits, but not at the top: test images would be
-    trained on.
+    trained on; or where `train` may be a class like those beside it.
     """
     paths, root = _without_common_root([tuple(item.name.split("/")) for item in items])
     where = "/".join([where.rstrip("/"), *map(printable, root)])
     tops = {path[0] for path in paths if len(path) > 1}
     train_name = _split_name(tops, TRAIN_NAMES)
-    if train_name is not None:
+    beside = _classes_beside(paths, tops, train_name)
+    if labels == "auto" and beside:
+        raise UserError(
+            f"{train_name}/ lies beside {_some(beside)}: give --data {where}/{train_name} if it is the training split, "
+            f"--store.labels folders where these are the classes, or --store.labels none for all {len(paths)} images"
+        )
+    if train_name is not None and not beside:
         splits = (train_name, _split_name(tops, VAL_NAMES))
         return _split_tree(items, paths, splits, labels, holdout, where)
     if labels == "auto":
         _check_hidden_splits(paths, tops, where)
     return _one_tree(items, paths, labels, holdout, deep=False)
+
+
+def _classes_beside(paths: Paths, tops: set[str], train_name: str | None) -> list[str]:
+    """The folders that make `train_name` look like a class, of vehicles say: images alone in it and in each of them."""
+    others = [t for t in sorted(tops - {train_name}) if not _sounds_like(t, (*TRAIN_NAMES, *VAL_NAMES))]
+    flat = all(len(path) <= 2 for path in paths)
+    return others if flat and train_name is not None and _split_name(tops, VAL_NAMES) is None else []
 
 
 def _split_name(tops: set[str], names: tuple[str, ...]) -> str | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.config import StoreConfig
 from moco.data import shapes
-from moco.data.dataset import packed, place
+from moco.data.dataset import built_in, packed, place
 from moco.data.depth import Kind
 from moco.data.folder import fingerprint, parts, scan
 from moco.data.images import Picture
@@ -68,7 +70,7 @@ def list_images(
     don't say what the classes are, a line says so and there are no labels.
     Raises `UserError` if there is no such place, or no image in it.
     """
-    if spec == "shapes":
+    if built_in(spec):
         return _shapes()
     path = place(spec)
     items = scan(path)
@@ -104,23 +106,27 @@ class _Kept:
     def __init__(self, pixels: Pixels, items: list[Item]) -> None:
         """`items` are the store's."""
         self.folder = pixels.folder
-        self._pixels, self._number = pixels, {item.name: n for n, item in enumerate(items)}
-        self._reasons = dict(pixels.skipped)
+        self._pixels, self._number = pixels, {id(item): n for n, item in enumerate(items)}
+        left_out = np.flatnonzero(~pixels.there).tolist()
+        self._reasons = {n: reason for n, (_, reason) in zip(left_out, pixels.skipped, strict=True)}
         self._unread = frozenset(pixels.unread)
         self._begin = pixels.pixels.offset  # type: ignore[attr-defined]
+        self._file = (self.folder / "pixels.npy").open("rb", buffering=0)  # it can be read when its name is gone, too
+        finalize(self, self._file.close)
+        self._reading = Lock()
 
     def load(self, item: Item) -> Loaded | None:
         """None for a file that isn't in the store, or couldn't be read then."""
-        number = self._number.get(item.name)
+        number = self._number.get(id(item))
         if number is None or number in self._unread:
             return None
         digest = self._pixels.contents[number].tobytes()
         height, width = self._pixels.sizes[number].tolist()
         if not height:
-            return Loaded(None, digest, self._reasons[item.name])
-        with (self.folder / "pixels.npy").open("rb", buffering=0) as file:
-            file.seek(self._begin + int(self._pixels.offsets[number]))
-            content = file.read(3 * height * width)
+            return Loaded(None, digest, self._reasons[number])
+        with self._reading:
+            self._file.seek(self._begin + int(self._pixels.offsets[number]))
+            content = self._file.read(3 * height * width)
         if len(content) < 3 * height * width:
             return None
         return Loaded(Picture(np.frombuffer(content, np.uint8).reshape(height, width, 3), width, height, ""), digest)

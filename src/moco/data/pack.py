@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import time
 from collections import Counter
@@ -17,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.console import progress, say
+from moco.data import intact
 from moco.data.compressed import ENCODING, encode, smallest
 from moco.data.depth import Kind
 from moco.data.images import BadImage, Picture, read_picture
 from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
 from moco.data.levels import Range
 from moco.data.parallel import in_order
-from moco.data.pixels import FORMAT, JPEG_TABLES, TABLES, resource_reason
+from moco.data.pixels import CHECKED, FORMAT, JPEG_TABLES, TABLES, resource_reason
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
 from moco.data.store import digest_of
@@ -111,8 +113,10 @@ class Writer:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
-        self._file = (self.folder / ("jpegs.npy" if self.jpeg else "pixels.npy")).open("wb")
+        self._path = self.folder / ("jpegs.npy" if self.jpeg else "pixels.npy")
+        self._file = self._path.open("wb")
         _write_header(self._file, 0)
+        self._digest = hashlib.sha256()
 
     def add(self, name: str, loaded: Loaded) -> None:
         """Append one file, left out or not."""
@@ -131,6 +135,7 @@ class Writer:
 
     def _append(self, name: str, size: tuple[int, ...], kept: bytes, digest: bytes) -> None:
         self._file.write(kept)
+        self._digest.update(kept)
         self.names.append(name)
         self.sizes.append((size[0], size[1]))
         self.digests.append(digest)
@@ -161,6 +166,7 @@ class Writer:
             "format": FORMAT,
             **({"encoding": ENCODING} if self.jpeg else {}),
             "bytes": self.length,
+            "digest": self._digest.hexdigest(),
             "tables": digest_of(*tables),
             "unread": self.unread,
             "skipped": self.skipped,
@@ -168,6 +174,7 @@ class Writer:
             "names": self.names,
         }
         write_json(self.folder / "manifest.json", manifest)
+        intact.note(self.folder / CHECKED, {self._path.name: intact.state_of(self._path)})
         sync_folder(self.folder)
 
     def close(self) -> None:
@@ -254,6 +261,8 @@ def load(item: Item, short_side: int, ranges: Callable[[Kind], Range], jpeg: boo
         picture = read_picture(content, short_side, ranges)
     except BadImage as error:
         return Loaded(None, content_digest(content), str(error))
+    except MemoryError as error:
+        raise UserError(f"{printable(item.name)} can't be decoded: {resource_reason(error)}") from error
     try:
         kept = smallest(picture.pixels, content) if jpeg else b""
     except ValueError as error:  # too long for the format

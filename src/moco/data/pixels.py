@@ -7,6 +7,7 @@
     STORE/images/contents.npy uint8 (M, 16)    digest of each file's bytes; zeros for one that couldn't be read
     STORE/images/manifest.json                 format   number of this layout, `FORMAT`
                                                bytes    length of pixels.npy's array
+                                               digest   SHA-256 of its values
                                                tables   SHA-256 of the three tables' values, in the order above
                                                names    path of each file inside the source, M of them
                                                skipped  [path, reason] of each file that was left out
@@ -14,6 +15,7 @@
                                                ranges   of each kind of numbers above 8 bits, what became black and
                                                         white
                                                unended  path of each JPEG that lacked its end marker
+    STORE/images/checked.json                  how pixels.npy looked when it was last found to be whole (`intact.py`)
 
     A store of JPEGs (`compressed.py`) has, instead of pixels.npy,
     STORE/images/jpegs.npy    uint8 (bytes,)   each image as a JPEG, one after the other
@@ -38,21 +40,18 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.data import compressed
+from moco.data import compressed, intact
+from moco.data.store import Store, digest_of, fingerprint_of
 from moco.errors import Damaged, UserError
 from moco.files import atomic, read_json, write_json
 
-if TYPE_CHECKING:
-    pass
-
-from moco.data.store import Store, digest_of, fingerprint_of
-
-FORMAT = 3
+FORMAT = 4
+CHECKED = "checked.json"
 TABLES = ("offsets", "sizes", "contents")
 JPEG_TABLES = (*TABLES, "lengths")
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # all other `OSError`s say nothing of the files
@@ -98,7 +97,7 @@ class Pixels:
 
     @classmethod
     def open(cls, folder: Path) -> Pixels:
-        """Map what lies in `folder`; the pixels themselves are not read.
+        """Map what lies in `folder`; the pixels themselves are read only where their file was touched since.
 
         Raises `Damaged` unless these are the files, lengths and tables that were written, and `UserError`
         where they can't be read: for want of memory, permission or a sound disk.
@@ -106,18 +105,21 @@ class Pixels:
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
             jpeg = "encoding" in manifest
-            pixels = mapped(folder / ("jpegs.npy" if jpeg else "pixels.npy"))
+            name = "jpegs.npy" if jpeg else "pixels.npy"
+            pixels = mapped(folder / name)
             tables = [np.array(mapped(folder / f"{name}.npy")) for name in (JPEG_TABLES if jpeg else TABLES)]
             offsets, sizes, contents = tables[:3]
-            intact = (
+            whole = (
                 manifest["format"] == FORMAT
                 and manifest.get("encoding", compressed.ENCODING) == compressed.ENCODING
                 and (pixels.dtype, pixels.shape) == (np.uint8, (manifest["bytes"],))
                 and manifest["tables"] == digest_of(*tables)
                 and len(manifest["names"]) == len(offsets)
             )
-            if not intact:
+            if not whole:
                 raise ValueError("its parts don't belong together")
+            path, skip = folder / name, pixels.offset  # type: ignore[attr-defined]
+            intact.check({path: manifest["digest"]}, folder / CHECKED, skip)
             skipped = [(name, reason) for name, reason in manifest["skipped"]]
             names, unread, ranges = manifest["names"], manifest["unread"], manifest["ranges"]
             lengths = tables[3] if jpeg else sizes.astype(np.int64).prod(1) * 3

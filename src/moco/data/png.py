@@ -1,6 +1,7 @@
-"""PNG chunks that are nobody's business: texts, XMP and colour profiles that unpack to more than Pillow takes.
+"""The chunks of a PNG: those whose checksum is wrong, and those that are nobody's business.
 
-Pillow refuses the whole picture over them, and raising its limits would let a small file fill the memory.
+Of the second kind are texts, XMP and colour profiles that unpack to more than Pillow takes. Pillow refuses the whole
+picture over them, and raising its limits would let a small file fill the memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,26 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 2**20  # bytes a chunk may unpack to: Pillow's limit for one
 LONGEST_TOGETHER = 2**24  # with one more of `LONGEST`, below Pillow's limit for all of a file's texts
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+
+def damage(content: bytes) -> str:
+    """What is wrong with the pixels' chunks of a PNG, as far as their checksums say: Pillow compares none of them.
+
+    "" for a sound file, another format, and a file that ends too early, which the reader notices.
+    """
+    at = len(SIGNATURE)
+    while content.startswith(SIGNATURE) and at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        end = at + 12 + length
+        if kind == b"IEND" or end > len(content):
+            break
+        if not kind.isalpha():
+            return "damaged: something else lies where a chunk should begin"
+        checksum = int.from_bytes(content[end - 4 : end])
+        if kind == b"IDAT" and zlib.crc32(memoryview(content)[at + 4 : end - 4]) != checksum:
+            return "damaged: the checksum of its pixels is wrong"
+        at = end
+    return ""
 
 
 def without_long_texts(content: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from moco.data import cache
 from moco.data.chunks import MANIFEST, TABLES
 from moco.data.remote import CHUNK, LOCK
+from moco.data.removal import remove_files
 from moco.errors import UserError, in_a_line
 from moco.files import locked
 
@@ -20,13 +21,6 @@ _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in th
 _REMOTE = re.compile(r"remote-[0-9a-f]{20}")  # what was fetched of a packed store elsewhere
 _FETCHED = re.compile(rf"{CHUNK.pattern}|({'|'.join(TABLES)})\.npy|{re.escape(MANIFEST)}|{re.escape(LOCK)}")
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
-# Everything that a store is made of, by folder: nothing else is ever removed.
-_WRITTEN = {
-    "images": re.compile(r"(pixels|jpegs|offsets|lengths|sizes|contents|labels)\.npy|manifest\.json"),
-    "splits": re.compile(r"[0-9a-f]{20}\.(npy|json)"),
-    "train": re.compile(r"(pixels|offsets|sizes|labels|contents)\.npy|manifest\.json"),  # an earlier format
-    "val": re.compile(r"(pixels|offsets|sizes|labels|contents)\.npy|manifest\.json"),
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def remove(store: PackedStore) -> str:
     lock = path.parent / f"{form[1]}.lock" if form else path / LOCK
     with locked(lock, f"{path} is left alone: a run is packing the same data, or fetching it"):
         try:
-            foreign = [*_remove_files(path)]
+            foreign = remove_files(path, _FETCHED if _REMOTE.fullmatch(path.name) else None)
             if not foreign:
                 (path / cache.MARKER).unlink()  # last: a kill in between must not leave a folder without it
                 path.rmdir()
@@ -94,30 +88,6 @@ def remove(store: PackedStore) -> str:
         except OSError as error:
             raise UserError(f"can't remove {path}: {in_a_line(error)}") from error
     return f"{path}: all but {len(foreign)} files that aren't moco's ({foreign[0]})" if foreign else str(path)
-
-
-def _remove_files(path: Path) -> Iterator[str]:
-    """Remove the files that a store has; yields those that it hasn't."""
-    for inside in sorted(path.iterdir()):
-        if inside.name == cache.MARKER or (_REMOTE.fullmatch(path.name) and _gone(inside, _FETCHED)):
-            continue
-        form = _WRITTEN.get(inside.name)
-        if form is None or inside.is_symlink() or not inside.is_dir():
-            yield inside.name
-            continue
-        left = [entry for entry in inside.iterdir() if not _gone(entry, form)]
-        yield from (f"{inside.name}/{entry.name}" for entry in left)
-        if not left:
-            inside.rmdir()
-
-
-def _gone(entry: Path, form: re.Pattern[str]) -> bool:
-    """Whether it was a file of the store, which is removed then."""
-    temporary = entry.name.startswith(".") and entry.name.endswith(".tmp")
-    if entry.is_dir() or not (form.fullmatch(entry.name) or temporary):
-        return False
-    entry.unlink()
-    return True
 
 
 def _store(path: Path, sources: Sequence[str]) -> PackedStore:

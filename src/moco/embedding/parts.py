@@ -8,8 +8,8 @@ NAME.parts/merged.json       SHA-256 of the finished files, just before they tak
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,10 +23,15 @@ from numpy.typing import NDArray
 from moco.console import say
 from moco.embedding.table import companion
 from moco.errors import UserError, in_a_line
-from moco.files import atomic, locked, read_json, write_json
+from moco.files import atomic, locked, read_json, sha256_of, write_json
 
 MARKER = ".moco-embed.json"
 _MERGED = "merged.json"
+# Everything that such a folder holds: nothing else is ever removed.
+_WRITTEN = re.compile(
+    r"\.moco-embed\.json|\.lock|\d{6}\.npz|merged-\d+|merged\.json"
+    r"|\.(\d{6}\.npz|\.moco-embed\.json|merged\.json)\.\d+\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Parts:
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             fresh = self.out.with_name(f".{self.folder.name}.tmp")
+            if fresh.is_dir() and _foreign(fresh):
+                raise UserError(f"{fresh} is there and not left by `moco embed`: move it away")
             fresh.mkdir(exist_ok=True)
             write_json(fresh / MARKER, {"format": 1, "work": self.work})
             fresh.rename(self.folder)
@@ -130,7 +137,7 @@ class Parts:
         record = self.folder / _MERGED
         known = read_json(record, "record") if record.is_file() else {}
         for path in _files(self.out):
-            if path.exists() and known.get(path.name) != _sha256(path):
+            if path.exists() and known.get(path.name) != sha256_of(path):
                 raise UserError(f"{path} is there already and not from the work in {self.folder}: move it away")
 
     @contextlib.contextmanager
@@ -141,7 +148,7 @@ class Parts:
         """
         drafts = [self.folder / f"merged-{number}" for number in range(len(_files(self.out)))]
         yield drafts
-        write_json(self.folder / _MERGED, {p.name: _sha256(d) for p, d in zip(_files(self.out), drafts)})
+        write_json(self.folder / _MERGED, {p.name: sha256_of(d) for p, d in zip(_files(self.out), drafts)})
         self.check_free()
         for path, draft in reversed([*zip(_files(self.out), drafts)]):  # the companion first
             draft.replace(path)
@@ -150,26 +157,36 @@ class Parts:
         """Remove the folder: it has this program's marker, which goes last.
 
         It gets another name first: whoever looks sees all of it or none, and what a kill leaves under that name is
-        removed by the next work of this name.
+        removed by the next work of this name. Files in it that aren't this program's stay, and a line says so.
         """
         gone = self.out.with_name(f".{self.folder.name}.done")
+        if gone.is_dir():
+            _remove(gone)
+        if gone.exists() or _foreign(self.folder):
+            gone = self.folder
+        else:
+            self.folder.rename(gone)
         _remove(gone)
-        self.folder.rename(gone)
-        _remove(gone)
+
+
+def _foreign(folder: Path) -> list[Path]:
+    """What of `folder` isn't of a begun work."""
+    return [path for path in folder.iterdir() if path.is_dir() or not _WRITTEN.fullmatch(path.name)]
 
 
 def _remove(gone: Path) -> None:
-    """Remove what is left of a finished work's folder; only with its marker, or empty."""
-    if not gone.is_dir():
-        return
-    left = list(gone.iterdir())
-    if left and not (gone / MARKER).is_file():
+    """Remove what is left of a finished work's folder, file by file; only with its marker, or empty."""
+    foreign = _foreign(gone)
+    if any(gone.iterdir()) and not (gone / MARKER).is_file():
         raise UserError(f"{gone} is there and not left by `moco embed`: move it away")
-    for path in left:
-        if path.name != MARKER:
+    for path in gone.iterdir():
+        if path.name != MARKER and path not in foreign:
             path.unlink()
     (gone / MARKER).unlink(missing_ok=True)
-    gone.rmdir()
+    if foreign:
+        say(f"{gone} stays: {foreign[0].name} isn't moco's")
+    else:
+        gone.rmdir()
 
 
 def folder_of(out: Path) -> Path:
@@ -180,8 +197,3 @@ def folder_of(out: Path) -> Path:
 def _files(out: Path) -> list[Path]:
     beside = companion(out)
     return [out] if beside is None else [out, beside]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,11 +10,12 @@ The same blocks give the same bytes. Nothing of a file is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,11 @@ from moco.errors import UserError, in_a_line
 
 ENDINGS = (".parquet", ".npz", ".npy")
 ROWS = 8192  # that are read at once from a file without blocks of its own
+# What the three readers raise over damaged bytes; pyarrow's errors are kinds of these.
+_DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 _FEATURES, _PATHS, _LABELS, _ABOUT = "features", "paths", "labels", "about"
 
 
@@ -34,7 +40,7 @@ class Block:
 
     Attributes:
         paths: n of them, with `/`; bytes that are no text are escaped with a backslash.
-        labels: class names, None where there is none.
+        labels: class names, escaped like the paths, None where there is none.
         features: float32 (n, F).
     """
 
@@ -97,11 +103,24 @@ def open_table(path: Path) -> Table:
     """The feature file at `path`. Raises `UserError` if there is none, it is damaged, or somebody else's."""
     kind = ending(path)
     openers = {".parquet": _open_parquet, ".npz": _open_npz, ".npy": _open_npy}
+    with _damage_named(path):
+        table = openers[kind](path)
+
+    def blocks() -> Iterator[Block]:
+        with _damage_named(path):
+            yield from table.blocks()
+
+    return replace(table, blocks=blocks)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what the readers raise over a damaged file, or one that isn't there, into `UserError`."""
     try:
-        return openers[kind](path)
+        yield
     except FileNotFoundError as error:
         raise UserError(f"no index at {error.filename or path}: `moco embed` makes one") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is no feature file that `moco embed` wrote ({in_a_line(error)})") from error
 
 

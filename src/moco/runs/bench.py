@@ -17,7 +17,7 @@ from PIL import Image
 from moco.config import Config
 from moco.config_check import check
 from moco.data import shapes
-from moco.data.dataset import is_store
+from moco.data.dataset import built_in, is_store
 from moco.data.folder import scan
 from moco.data.pack import pack_items
 from moco.errors import UserError
@@ -139,7 +139,7 @@ def _packing(config: Config, rounds: int) -> Figure:
     """Images packed per second from files, decoding included."""
     with tempfile.TemporaryDirectory() as scratch:
         source = str(config.data)
-        if source == "shapes" or is_store(source):  # as the JPEG files that they would be: a store has none
+        if built_in(source) or is_store(source):  # as the JPEG files that they would be: a store has none
             source = f"{scratch}/shapes"
             Path(source).mkdir()
             for i in range(PACKED_IMAGES):

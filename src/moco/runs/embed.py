@@ -249,7 +249,8 @@ def _merge(parts: Parts, listing: Listing, about: dict[str, Any], normalize: boo
             assert part is not None, "all parts were made"
             features = part.features.reshape(-1, width)
             paths = [escaped(listing.names[n]) for n in part.rows]
-            yield Block(paths, [listing.label(n) for n in part.rows], normalized(features) if normalize else features)
+            labels = [None if (label := listing.label(n)) is None else escaped(label) for n in part.rows]
+            yield Block(paths, labels, normalized(features) if normalize else features)
 
     try:
         with parts.merging() as drafts, contextlib.ExitStack() as stack:

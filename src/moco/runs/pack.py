@@ -7,7 +7,7 @@ import os
 from moco.config import Config
 from moco.config_check import check
 from moco.console import say
-from moco.data.dataset import NO_DATA, place
+from moco.data.dataset import NO_DATA, built_in, place
 from moco.data.pack import listed
 from moco.data.shipping import Shipped, ship
 from moco.errors import UserError
@@ -24,7 +24,7 @@ def pack(config: Config, out: str | os.PathLike[str]) -> Shipped:
     check(config)
     if not config.data:
         raise UserError(NO_DATA)
-    if config.data == "shapes":
+    if built_in(config.data):
         raise UserError("shapes are drawn, not read: give a folder or archives of images")
     if config.store.format == "raw":
         raise UserError("a packed store holds JPEGs: leave out --store.format raw")
