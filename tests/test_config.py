@@ -307,3 +307,16 @@ def test_bad_data_is_one_line(elsewhere: Path, capsys: pytest.CaptureFixture[str
 def test_a_path_that_the_configuration_cannot_hold_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data .*dir\\udce9 isn't UTF-8"):
         check(moco.recipe("folder-cpu", data=os.fsdecode(b"dir\xe9")))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"train.accumulate": 3, "train.batch_size": 16}, "train.accumulate 3 must divide train.batch_size 16"),
+        ({"model.head_layers": 1, "model.head_batchnorm": True}, "model.head_batchnorm needs --model.head_layers 2"),
+        ({"model.head_layers": 1, "model.head_width": 512}, "model.head_width needs --model.head_layers 2"),
+    ],
+)
+def test_what_would_do_nothing_or_fail_later_is_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        check(moco.recipe("folder-cpu", **options))

@@ -13,6 +13,7 @@ import torch
 from moco.config import RuntimeConfig
 from moco.errors import UserError
 from moco.machine import Precision, choose_device, choose_precision, keep_freed_memory
+from moco.ranks import Ranks
 from moco.runtime import Runtime
 
 CPU = torch.device("cpu")
@@ -79,10 +80,16 @@ def test_what_is_asked_for_is_taken() -> None:
     assert choose_precision("bf16", CPU, set()) == ("bf16", "as asked")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "cpu:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "cpu:x", "mps"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"runtime\.device"):
         choose_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA GPU")
+def test_several_processes_on_gpus_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UserError, match="no CUDA device was found here"):
+        choose_device("cuda", Ranks(world=2, local_world=2))
 
 
 def test_autocast_follows_the_precision() -> None:

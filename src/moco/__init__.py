@@ -27,6 +27,7 @@ _PLACES = {
     "open_run": "moco.runs.trained",
     "load_backbone": "moco.runs.trained",
     "linear": "moco.runs.linear",
+    "LinearOptions": "moco.evaluators.linear_options",
     "evaluate": "moco.runs.evaluate",
     "verify": "moco.runs.verify",
     "doctor": "moco.runs.doctor",

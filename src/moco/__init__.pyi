@@ -2,6 +2,7 @@ from moco.config import Config as Config
 from moco.console import Silent as Silent
 from moco.console import listening as listening
 from moco.errors import UserError as UserError
+from moco.evaluators.linear_options import LinearOptions as LinearOptions
 from moco.model.moco import MoCo as MoCo
 from moco.runs.bench import bench as bench
 from moco.runs.cache import list_stores as list_stores

@@ -79,6 +79,12 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(found, key=_number, reverse=True)
 
 
+def named(folder: Path) -> list[Path]:
+    """The other names that checkpoints have: `last.pt`, `best.pt`, and those that are kept by their epoch."""
+    kept = [path for path in folder.glob("epoch-*.pt") if path.stem.removeprefix("epoch-").isdecimal()]
+    return [*(path for path in (folder / LAST, folder / BEST) if path.exists()), *sorted(kept)]
+
+
 def _number(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 

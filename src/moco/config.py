@@ -270,7 +270,7 @@ class RuntimeConfig:
     """Where it runs.
 
     Attributes:
-        device: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (Apple's GPUs; never tried).
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto` takes bf16 where the processor has the units for it, float32 elsewhere.
         threads: CPU threads, of each process; default all.
         devices: processes on this machine, a GPU each (or a share of the cores); default one. torchrun and srun say it

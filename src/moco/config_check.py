@@ -117,6 +117,8 @@ def _related(config: Config) -> Iterator[str]:
     yield from _small(config.views)
     if config.train.batch_size is not None:
         yield from _batch(config.train.batch_size, config.model)
+        if config.train.batch_size % config.train.accumulate:
+            yield f"train.accumulate {config.train.accumulate} must divide train.batch_size {config.train.batch_size}"
     yield from _model(config.model)
     if config.schedule.min_lr > config.optimizer.lr:
         yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
@@ -189,6 +191,11 @@ def _model(model: ModelConfig) -> Iterator[str]:
         for name in ("head_layers", "head_width", "head_batchnorm"):
             if getattr(model, name) != getattr(given, name):
                 yield f"model.{name} is of the head that --model.mlp true makes"
+    elif model.head_layers == 1:
+        width = model.head_width is not None and not model.predictor  # a predictor's, with one
+        for name, asked in (("batchnorm", model.head_batchnorm), ("width", width)):
+            if asked:
+                yield f"model.head_{name} needs --model.head_layers 2 or more: one layer has nothing between"
 
 
 def _batch(batch: int, model: ModelConfig) -> Iterator[str]:

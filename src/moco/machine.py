@@ -41,13 +41,15 @@ def choose_device(asked: str, ranks: Ranks = ALONE) -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N, mps") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N, mps")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"runtime.device is {asked!r}, but there is no such GPU here, or this torch can't use it")
+        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N") from None
+    if device.type == "mps":
+        raise UserError("runtime.device is 'mps', which has no float64, and the views and sums need it: give cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"runtime.device is {asked!r}, valid: auto, cpu, cuda, cuda:N")
     if device.type == "cuda":
         found = torch.cuda.device_count()
+        if not found:
+            raise UserError(f"runtime.device is {asked!r}, but no CUDA device was found here")
         if ranks.world > 1:
             if device.index is not None:
                 raise UserError(
@@ -70,8 +72,6 @@ def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | No
     """
     if asked != "auto":
         return Precision(asked, "as asked")
-    if device.type == "mps":
-        return Precision("float32", "bf16 is untested on this kind of device")
     if device.type == "cuda":
         if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
             return Precision("bf16", "the GPU has bf16 units")

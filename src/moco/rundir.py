@@ -152,6 +152,11 @@ class RunDir:
         except (KeyError, TypeError) as error:
             raise UserError(f"marker {marker} is damaged: it doesn't say which run this is") from error
 
+    def check_same(self, run: str | None) -> None:
+        """Raise `UserError` unless this is still the run of the `identity` that work began with."""
+        if self.identity() != run:
+            raise UserError(f"the run in {self.root} was replaced meanwhile: nothing is written")
+
     def has_saved(self) -> bool:
         """Whether a checkpoint was ever written here, as far as is known: runs of before this was noted have."""
         marker = self.root / MARKER

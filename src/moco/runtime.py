@@ -66,6 +66,8 @@ class Runtime:
         on_cpu = self.device.type == "cpu"
         self.workers = Threads(self.threads if on_cpu else 1)
         self._control: Any = None  # the group for words between processes, where the GPUs have another
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # streams, and the recording of a step, are of the current one
         self._fabric = self._joined()
         torch.set_num_threads(1 if on_cpu else self.threads)
         if ranks.world > 1:  # what rank 0 chose: processors may differ between machines
@@ -86,8 +88,6 @@ class Runtime:
         if ranks.world == 1:
             alone = LightningEnvironment()  # what Slurm says of tasks is about others
             return Fabric(accelerator="cpu", devices=1, plugins=[alone])
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
         environment: Any = TorchElasticEnvironment()
         if ranks.by == "srun":
             os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(ranks.local_world))

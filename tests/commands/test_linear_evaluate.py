@@ -22,9 +22,10 @@ from moco import checkpoint, cli
 from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
 from moco.data.dataset import open_dataset
 from moco.errors import UserError
-from moco.files import locked
+from moco.files import locked, write_json
 from moco.results import Evaluation
-from moco.rundir import RunDir
+from moco.rundir import MARKER, RunDir
+from moco.runs import linear
 from moco.runs.evaluate import evaluate_checkpoint
 from moco.runs.trained import build_model
 from moco.tables import Row, write_csv
@@ -317,6 +318,20 @@ def test_linear_is_replaced_whole_and_what_is_not_ours_stays(made: Made) -> None
     about = torch.load(made.run.linear / "classifier.pt", weights_only=True)["about"]
     assert about["protocol"] == made.json("linear/result.json")["protocol"] == "sgd"
     assert made.metrics()[0]["seconds"] and hidden(made) == [".linear.lock"]
+
+
+def test_a_linear_of_a_run_that_was_replaced_meanwhile_is_not_written(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = linear._fit_cached
+
+    def meanwhile(*args: Any) -> Any:
+        write_json(made.run.root / MARKER, {"format": 1, "run": "f" * 32, "saved": True})
+        return original(*args)
+
+    monkeypatch.setattr(linear, "_fit_cached", meanwhile)
+    assert "was replaced meanwhile: nothing is written" in fails(capsys, "linear", made.path, *QUICK)
+    assert not made.run.linear.exists()
 
 
 def test_of_two_linears_at_once_the_second_is_refused(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

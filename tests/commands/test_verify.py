@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -82,7 +83,50 @@ def alter_config(run: Path) -> str:
     return "optimizer.weight_decay was 0.0005, now 0.0002"
 
 
-@pytest.mark.parametrize("alter", [alter_loss, alter_weight, alter_metrics, alter_config])
+def alter_last(run: Path) -> str:
+    return _another(run / "checkpoints/last.pt")
+
+
+def alter_best(run: Path) -> str:
+    return _another(run / "checkpoints/best.pt")
+
+
+def _another(path: Path) -> str:
+    """A file of its own in the place of a second name, with other weights."""
+    content = checkpoint.load(path)
+    for name, tensor in content["model"].items():
+        if name.startswith("encoder_q.backbone") and tensor.is_floating_point():
+            tensor.fill_(0.123)
+    path.unlink()
+    torch.save({"format": checkpoint.FORMAT, **content}, path)
+    return f"{path.name} says that it is of step"
+
+
+def add_an_epoch(run: Path) -> str:
+    rows = (run / "metrics.csv").read_text().splitlines()
+    (run / "metrics.csv").write_text("\n".join([*rows, rows[-1].replace("3,", "4,", 1)]) + "\n")
+    return "metrics.csv has 4 epochs, the newest checkpoint 3"
+
+
+def remove_metrics(run: Path) -> str:
+    (run / "metrics.csv").unlink()
+    return "metrics.csv has 0 epochs, the newest checkpoint 3"
+
+
+def forget_losses(run: Path) -> str:
+    head, *rows = (run / "steps.csv").read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    (run / "steps.csv").write_text("\n".join([head, *(",".join([*c[:3], "nan", *c[4:]]) for c in cells)]) + "\n")
+    return "the loss of"
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        alter_loss, alter_weight, alter_metrics, alter_config, alter_last, alter_best, add_an_epoch, remove_metrics,
+        forget_losses,
+    ],
+)  # fmt: skip
 def test_what_was_altered_is_found(alter: object, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = alter(run)  # type: ignore[operator]
     assert main(["verify", str(run)]) == 1
@@ -129,3 +173,33 @@ def test_nothing_to_compare_with_is_a_line(run: Path, capsys: pytest.CaptureFixt
     (run / "steps.csv").unlink()
     assert main(["verify", str(run)]) == 2
     assert "steps.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pretrain", "--resume", "RUN", "--train.epochs=4"], ["linear", "RUN"], ["export", "RUN", "--format", "timm"]],
+)
+def test_an_edited_configuration_is_not_gone_on_with(
+    run: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = alter_config(run)
+    assert main([str(run) if word == "RUN" else word for word in words]) == 2
+    said = capsys.readouterr().err
+    assert f"config.yaml was edited: in its checkpoint {expected}: put it back" in said
+
+
+def test_groups_that_were_written_anew_are_named(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"train/cat/{n:03}.jpg" for n in range(4)]
+    Path("groups.json").write_text(json.dumps({"exact_duplicates": [names[:2]], "near_duplicates": []}))
+    options = [*OPTIONS, "--data", str(labelled), "--model.mask_own=true", "--model.mask_groups=groups.json"]
+    assert main(["pretrain", *options, "--out", "run"]) == 0
+    monkeypatch.chdir(tmp_path.parent)  # found from anywhere
+    assert moco.verify(tmp_path / "run").problems == []
+    (tmp_path / "groups.json").write_text(json.dumps({"exact_duplicates": [names], "near_duplicates": []}))
+    assert main(["verify", str(tmp_path / "run")]) == 1
+    assert "groups.json has other groups than it was trained with" in capsys.readouterr().err
+    assert main(["pretrain", "--resume", str(tmp_path / "run"), "--train.epochs=4"]) == 2
+    assert "has other groups than when this run began" in capsys.readouterr().err

@@ -76,6 +76,9 @@ def test_hf_is_a_folder_that_timm_loads(run: Path, images: Tensor) -> None:
     assert torch.equal(features(network, images), expected(run, images))
     config = timm.data.resolve_model_data_config(network)
     assert config["input_size"] == (3, 40, 40)
+    tested = timm.data.resolve_model_data_config(network, use_test_size=True)
+    assert tested["input_size"] == (3, 40, 40) and tested["crop_pct"] == config["crop_pct"]
+    assert not network.pretrained_cfg["origin_url"] and "1911.05722" in str(network.pretrained_cfg["paper_ids"])
     assert "library_name: timm" in (path / "README.md").read_text()
 
 

@@ -283,3 +283,21 @@ def test_a_wrong_start_is_a_line(trained: Path, tmp_path: Path, capsys: pytest.C
     options[3] = str(tmp_path / "nothing.pth")
     assert main(["pretrain", *options, "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_do_not_fit_what_a_file_says_it_is_are_a_line(trained: Path, tmp_path: Path) -> None:
+    file = moco.export(trained, "official", tmp_path / "official.pth.tar").path
+    whole = torch.load(file, weights_only=True)
+    spoilt = [
+        {**whole, "moco": {**whole["moco"], "state": {}}},
+        {**whole, "state_dict": {**whole["state_dict"], "module.queue_ptr": torch.zeros(2, dtype=torch.long)}},
+        {
+            **whole,
+            "state_dict": {**whole["state_dict"], "module.queue": whole["state_dict"]["module.queue"] * torch.nan},
+        },
+    ]
+    for number, content in enumerate(spoilt):
+        torch.save(content, file)
+        with pytest.raises(moco.UserError, match=r"official\.pth\.tar"):
+            moco.import_weights(file, tmp_path / f"run-{number}")
+        assert not (tmp_path / f"run-{number}").exists()

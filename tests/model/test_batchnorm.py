@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from moco import MoCo
 from moco.errors import UserError
-from moco.model.batchnorm import SplitBatchNorm2d, join_batchnorm, split_batchnorm
+from moco.model.batchnorm import SplitBatchNorm2d, join_batchnorm, split_batchnorm, sync_batchnorm
 
 
 def test_each_part_is_normalised_as_on_a_device_of_its_own() -> None:
@@ -78,3 +79,23 @@ def test_a_batch_too_small_for_all_parts_moves_by_those_that_there_are() -> None
     plain = nn.BatchNorm2d(3).train()
     joined = join_batchnorm(SplitBatchNorm2d(3, 8)).train()
     torch.testing.assert_close(joined(images), plain(images))
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "regnety_002", "resnet18"])
+def test_shared_statistics_leave_the_network_what_it_was(name: str) -> None:
+    """Of one process the sum is its own: the same numbers, activations that sit in timm's batch-norm included."""
+    plain = timm.create_model(name, num_classes=0).train()
+    shared = sync_batchnorm(copy.deepcopy(plain), lambda tensor: tensor)
+    images = torch.randn(4, 3, 64, 64)
+    torch.testing.assert_close(shared(images), plain(images), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(shared.eval()(images), plain.eval()(images), rtol=1e-3, atol=1e-3)
+    assert shared.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_batchnorm_that_does_more_is_not_shared() -> None:
+    class Louder(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(input)
+
+    with pytest.raises(UserError, match="a Louder can't be shared by processes"):
+        sync_batchnorm(nn.Sequential(Louder(3)), lambda tensor: tensor)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from moco.model.small_maps import LARGEST, multiplies_small_maps, multiply_small_maps
+from moco.model.small_maps import LARGEST, multiplies_small_maps, multiply_small_maps, spare_single_places
 
 Gradients = list[Tensor]
 
@@ -106,3 +106,24 @@ def test_a_network_keeps_its_names_and_copies() -> None:
     assert multiplies_small_maps(ours) and not multiplies_small_maps(network)
     images = torch.randn(2, 3, 64, 64)
     assert _calls(ours.train(), images) == 10  # five each of the stages whose maps are 4x4 and 2x2
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_bf16_gradients_of_a_map_of_one_place_are_finite_and_right(kernel: int, groups: int) -> None:
+    """What only ever sees padding has no gradient; oneDNN leaves whatever lay in the memory there."""
+    plain = nn.Conv2d(16, 16, kernel, 2, kernel // 2, groups=groups, bias=False)
+    network = nn.Sequential(copy.deepcopy(plain))
+    spare_single_places(network)
+    images = torch.randn(8, 16, 1, 1).bfloat16().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = network(images)
+        assert made.dtype == torch.bfloat16
+        made.float().sum().backward()
+    plain(images).sum().backward()
+    found, expected = network[0].weight.grad, plain.weight.grad
+    assert found is not None and expected is not None
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    larger = torch.randn(2, 16, 4, 4)
+    assert torch.equal(network(larger), plain(larger))
+    assert network.state_dict().keys() == {"0.weight"}

@@ -151,14 +151,14 @@ def test_the_verdict(changes: dict[str, Any], word: str, why: str) -> None:
 
 
 def test_the_summary_in_words() -> None:
-    told = " ".join(sentences(run(baseline={"raw_pixels_knn_top1": 0.3, "random_backbone_knn_top1": 0.25}), 9469, 10))
+    told = " ".join(sentences(run(baseline={"raw_pixels_knn_top1": 0.3, "random_backbone_knn_top1": 0.25}), 9469))
     for words in ("a resnet18 at 64 px", "9,469 images of /photos", "3 of 3 epochs in 3 min", "a CPU, 2 cores"):
         assert words in told
     assert "kNN names 50.0 % of the validation images rightly; raw pixels give 30.0 %" in told
     assert "no linear classification yet" in told
     zoomed = run(config={**run().config, "views.eval_zoom": 1.5})
-    assert "a resnet18 at 64 px (evaluated at 96 px)" in " ".join(sentences(zoomed, 0, 0))
-    assert "needs labels" in " ".join(sentences(run(rows=rows(None)), 0, 0))
+    assert "a resnet18 at 64 px (evaluated at 96 px)" in " ".join(sentences(zoomed, 0))
+    assert "needs labels" in " ".join(sentences(run(rows=rows(None)), 0))
     assert [duration(s) for s in (12, 600, 36_000)] == ["12 s", "10 min", "10.0 h"]
 
 

@@ -71,6 +71,10 @@ def test_fine_tuned_and_from_scratch_on_the_same_draws_are_taken_where_they_are_
     monkeypatch.setattr("moco.runs.labels.finetune", lambda *_, **__: pytest.fail("trained again"))
     assert main(command) == 0
     assert LabelsResult.load(run / "labels.json").curves == result.curves
+    moved = run.with_name("moved")
+    run.rename(moved)
+    assert main(["labels", str(moved), *command[2:]]) == 0  # in a folder that was moved, too
+    moved.rename(run)
     marker = run / ".moco-run.json"
     own = marker.read_text()
     marker.write_text(own.replace(RunDir(run).identity() or "", "0" * 32))  # as after --overwrite

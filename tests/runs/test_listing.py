@@ -55,6 +55,8 @@ def test_state_comes_from_the_lock_and_the_files(trained: list[moco.Run], tmp_pa
     with pytest.raises(Interrupted), run.folder.noting_failure():  # gone on with, then stopped
         raise Interrupted("SIGTERM")
     assert run_row(run.path).state == "interrupted"
+    run.folder.failure_file.write_text("")
+    assert run_row(run.path).state == "failed"
     run.folder.config_file.write_text("model: {temprature: 1}")
     row = run_row(run.path)
     assert row.state == "unreadable" and "did you mean temperature" in row.reason

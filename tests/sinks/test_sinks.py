@@ -20,9 +20,10 @@ from tests.conftest import SMALL
 import moco
 from moco.cli import main
 from moco.config import TRACKERS
+from moco.errors import UserError
 from moco.rundir import RunDir
 from moco.sinks.projector import THUMBNAIL_PX
-from moco.sinks.sink import Several, measured
+from moco.sinks.sink import About, Several, measured, opened
 from moco.tables import Row
 
 
@@ -189,3 +190,19 @@ def check_trackio(root: Path, losses: Mapping[object, object]) -> None:
     assert len(names) == 1
     assert {row["epoch"]: row["loss"] for row in rows if "epoch" in row} == pytest.approx(losses)
     assert sum("step/loss" in row for row in rows) == 9 and sum("views" in row for row in rows) == 1
+
+
+def test_a_tracker_that_is_down_stops_a_beginning_and_no_resume(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(about: About) -> None:
+        raise UserError("--log mlflow: no server")
+
+    monkeypatch.setattr("moco.sinks.sink.check_installed", lambda log: None)
+    monkeypatch.setattr("moco.sinks.mlflow_sink.open_sink", down)
+    about = About("a", "1", tmp_path, {})
+    with pytest.raises(UserError, match="no server"):
+        opened(Kept(), "mlflow", about)
+    own = Kept()
+    assert tell(opened(own, "mlflow", about, begins=False)) == own.heard
+    assert capsys.readouterr().err == "--log mlflow: no server: the run goes on without it\n"

@@ -141,3 +141,14 @@ def test_on_cuda_a_step_never_waits_for_the_device() -> None:
         train_step(Parts(model, runtime), model, optimizer, batch, None, True, guard)  # type: ignore[arg-type]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_weights_that_are_not_finite_are_not_saved() -> None:
+    layer = nn.Linear(3, 2)
+    guard = FiniteGuard(torch.optim.SGD(layer.parameters(), 0.1), torch.device("cpu"))
+    guard.check_weights()
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            layer.weight[1, 2] = value
+        with pytest.raises(TrainingFailed, match="weights are not finite"):
+            guard.check_weights()

@@ -91,6 +91,13 @@ def test_factors_are_uniform(name: str) -> None:
         assert stats.kstest(parameters.factors[:, operation], expected.cdf).pvalue > LEAST, operation
 
 
+def test_factors_have_no_sign_however_strong_the_jitter() -> None:
+    """As torchvision has it: from 0 up to 1 and the strength."""
+    factors = drawn(replace(preset("v2"), jitter=(1.5, 0.4, 3.0, 0.1))).factors
+    for column, (low, high) in enumerate(((0.0, 2.5), (0.6, 1.4), (0.0, 4.0))):
+        assert low <= factors[:, column].min() < low + 0.05 and high - 0.05 < factors[:, column].max() <= high
+
+
 @pytest.mark.parametrize("size", [224, 64])
 def test_sigmas_are_uniform_and_scale_with_the_view(size: int) -> None:
     parameters = drawn(preset("v2", size))

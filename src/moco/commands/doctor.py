@@ -49,12 +49,11 @@ def parser() -> Parser:
 def run(args: Any) -> None:
     """Examine and print. Raises `FoundProblems` for serious findings, `UserError` where there is no data."""
     from moco.data.doctor import examine, layout_of
-    from moco.data.duplicates import MOST_DISTANT
     from moco.files import write_json
     from moco.reporting.ours import signed
 
-    if not 0 <= args.distance <= MOST_DISTANT:
-        raise UserError(f"--distance is {args.distance}, give 0 to {MOST_DISTANT} bits")
+    if args.run is None and args.checkpoint != "last":
+        raise UserError("--checkpoint is of --run: give that too")
     out = json_file(args.json, PROGRAM)
     if args.run is None:
         found = examine(layout_of(args.data, args.labels), args.distance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from moco.commands.parsing import Parser
@@ -60,12 +60,13 @@ def run(args: Any) -> None:
     if args.resume is not None:
         from moco.runs.finetune import resume_finetune
 
-        print_result(resume_finetune(args.resume), args.resume)
+        print_result(resume_finetune(args.resume), args.resume, open_tuning(args.resume)[1].data)
         return
     from moco.runs.finetune import finetune
 
     source, place = args.as_dict()["from"], directory(args, options)
-    print_result(finetune(args.run, options, source, args.data, place, args.overwrite, args.checkpoint), place)
+    made = finetune(args.run, options, source, args.data, place, args.overwrite, args.checkpoint)
+    print_result(made, place, args.data)
 
 
 def _check(values: dict[str, Any], options: FinetuneOptions) -> None:
@@ -82,8 +83,17 @@ def _check(values: dict[str, Any], options: FinetuneOptions) -> None:
         raise UserError("--resume goes on by the fine-tuning's own options: leave out everything else")
 
 
-def print_result(result: FinetuneResult, place: str) -> None:
-    """A table of the classes, and the scores: last, and best on validation."""
+def _as_asked(result: FinetuneResult, data: str | None) -> list[str]:
+    """The options that make another fine-tuning one to compare: all but rates, which follow from its beginning."""
+    usual = asdict(FinetuneOptions(epochs=0))  # the number of epochs is always told
+    names = ("labels", "draw", "epochs", "batch_size", "optimizer", "scale_min", "balance", "seed")
+    told = [(name, result.options[name]) for name in names if result.options.get(name) not in (None, usual[name])]
+    words = [*([] if data is None else ["--data", data]), *(w for name, v in told for w in (f"--{name}", str(v)))]
+    return words if "--labels" in words else [*words, "--labels", "all"]
+
+
+def print_result(result: FinetuneResult, place: str, data: str | None) -> None:
+    """A table of the classes, and the scores: last, and best on validation; `data` as it was given."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -111,5 +121,5 @@ def print_result(result: FinetuneResult, place: str) -> None:
         f"  {place} holds checkpoints, metrics.csv, result.json"
     )
     if result.source == "run":
-        words = ["moco", "finetune", result.run, "--from", "scratch", "--labels", str(result.options["labels"])]
+        words = ["moco", "finetune", result.run, "--from", "scratch", *_as_asked(result, data)]
         print(f"next:  {shlex.join(words)}    # the same from random weights, to compare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moco.commands.parsing import Parser
+from moco.errors import UserError
 from moco.rundir import RunDir
 
 
@@ -27,6 +28,8 @@ def parser() -> Parser:
 def run(args: Any) -> None:
     """Print a table a query. Raises `UserError` for mistakes, and an index of another run or checkpoint."""
     RunDir.open(args.run)  # a wrong name is answered before torch is loaded
+    if args.data is not None and args.out is None:
+        raise UserError("--data says where the pictures are that --out draws: give that too")
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -19,7 +19,7 @@ from moco.config import StoreConfig
 from moco.console import progress
 from moco.data.dataset import place
 from moco.data.diagnosis import Depth, Diagnosis, Facts, NearPair, Unreadable, size_statistics
-from moco.data.duplicates import groups, near_pairs
+from moco.data.duplicates import MOST_DISTANT, groups, near_pairs
 from moco.data.folder import scan
 from moco.data.images import BadImage, read_picture
 from moco.data.item import Item, printable
@@ -27,6 +27,7 @@ from moco.data.layout import Layout, arrange
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
+from moco.errors import UserError
 
 THUMBNAIL = 64  # px, short side that the hashes are made from
 
@@ -50,7 +51,10 @@ def examine(layout: Layout, distance: int, judge: Judge | None = None) -> Diagno
     Pictures count as nearly the same if their DCT hashes differ in at most `distance` of 64 bits and their
     gradient hashes in at most twice as many: one alone confuses things on plain backgrounds. With a `judge` that only
     proposes: it is given the readable items and pairs of them, int (P, 2), and says which pairs are copies.
+    Raises `UserError` for a distance that is none.
     """
+    if not 0 <= distance <= MOST_DISTANT:
+        raise UserError(f"--distance is {distance}, give 0 to {MOST_DISTANT} bits")
     started = time.perf_counter()
     ranges = Ranges("auto", layout.pools)
     patients = _seen(layout, ranges)

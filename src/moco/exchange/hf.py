@@ -52,6 +52,9 @@ class HuggingFace(Format):
             "input_size": [3, run.size, run.size], "mean": list(run.mean), "std": list(run.std),
             "crop_pct": CENTRE_SHARE, "crop_mode": "center", "interpolation": "bilinear",
             "num_classes": 0, "tag": "moco", "license": run.licence or "not stated",
+            # timm would fill these in by what it knows of weights of its own
+            "test_input_size": [3, run.size, run.size], "test_crop_pct": CENTRE_SHARE, "origin_url": "",
+            "paper_ids": ["arXiv:1911.05722", "arXiv:2003.04297"],
         }  # fmt: skip
         options = {"pretrained_cfg": views, "num_classes": 0}
         if named.options:
@@ -67,7 +70,7 @@ class HuggingFace(Format):
     def usage(self, run: Outgoing, path: Path) -> list[str]:
         return [
             "import timm",
-            f'net = timm.create_model("local-dir:{path}", pretrained=True).eval()',
+            f"net = timm.create_model({f'local-dir:{path}'!r}, pretrained=True).eval()",
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))",
         ]
 

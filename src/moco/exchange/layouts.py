@@ -53,5 +53,7 @@ def _check_finite(weights: Weights) -> None:
     """Raises `UserError` that names the tensors of a network that broke."""
     parts = (weights.backbone, weights.head, weights.key_backbone, weights.key_head)
     strange = [name for part in parts if part for name, tensor in part.items() if not tensor.isfinite().all()]
+    if weights.queue is not None and not weights.queue.isfinite().all():
+        strange.append("queue")
     if strange:
         raise UserError(f"numbers that aren't finite in {listed(strange)}")

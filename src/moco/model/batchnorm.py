@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from moco.errors import UserError
@@ -91,19 +92,26 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     sum of squared differences, and the gradient flows back through those.
     """
 
+    drop: nn.Module | None = None
+    act: nn.Module | None = None
+
     def __init__(self, like: nn.modules.batchnorm._BatchNorm, add: Callable[[Tensor], Tensor]) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
         self.weight, self.bias = like.weight, like.bias
         for name, buffer in like.named_buffers(recurse=False):
             setattr(self, name, buffer)
+        if isinstance(like, BatchNormAct2d):  # timm's: dropout and activation are in it
+            self.drop, self.act = like.drop, like.act
         self._add = add
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions, channels second."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
+        made = self._shared(input) if self.training else super().forward(input)
+        return made if self.act is None or self.drop is None else self.act(self.drop(made))
+
+    def _shared(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         dims = [d for d in range(input.ndim) if d != 1]
@@ -124,17 +132,26 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return made.to(input.dtype)
 
 
+# What `SyncBatchNorm` can stand for; a class of its own may do more in its `forward`.
+_SHARED = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SplitBatchNorm1d, SplitBatchNorm2d,
+    BatchNormAct2d,
+)  # fmt: skip
+
+
 def sync_batchnorm(module: nn.Module, add: Callable[[Tensor], Tensor]) -> nn.Module:
     """Replace every batch-norm of `module`, in place, by one over all processes; parameters and buffers stay.
 
     `add` gives the sum of a tensor over the processes, with a gradient. Raises `UserError` for batch-norm of a kind
-    that has no running statistics that move by a momentum.
+    that isn't known, or has no running statistics that move by a momentum.
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 if child.momentum is None or not child.track_running_stats:
                     raise UserError(f"a {type(child).__name__} without running statistics can't be shared by processes")
+                if type(child) not in _SHARED:
+                    raise UserError(f"a {type(child).__name__} can't be shared by processes: give --runtime.devices 1")
                 setattr(parent, name, SyncBatchNorm(child, add))
     return module
 

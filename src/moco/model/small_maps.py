@@ -62,6 +62,33 @@ def multiplies_small_maps(network: nn.Module) -> bool:
     return any(isinstance(module, _MatrixGradient) for module in network.modules())
 
 
+class _Float32AtOnePlace(nn.Conv2d):
+    """Mixed into a convolution's class: a map of one place goes in float32, also where the rest is bf16.
+
+    oneDNN's bf16 gradient of the weight leaves what it never computes uninitialised there: taps that only see padding.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if min(input.shape[2:]) > 1 or input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super()._conv_forward(input, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            made = super()._conv_forward(input.float(), weight, bias)
+        return made.to(torch.get_autocast_dtype("cpu"))
+
+
+def spare_single_places(network: nn.Module) -> None:
+    """Let convolutions of `network` whose kernel is larger than 1x1 take maps of one place in float32."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            kind: type[nn.Conv2d] = type(module)
+            module.__class__ = _sparing(kind)  # type: ignore[arg-type]
+
+
+@cache
+def _sparing(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
+    return kind if issubclass(kind, _Float32AtOnePlace) else type(kind.__name__, (_Float32AtOnePlace, kind), {})
+
+
 @cache
 def _multiplying(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     return type(kind.__name__, (_MatrixGradient, kind), {})

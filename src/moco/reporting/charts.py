@@ -96,7 +96,8 @@ def grouped(runs: Sequence[RunFacts]) -> list[Group]:
 
 
 def _together(runs: list[RunFacts]) -> str:
-    return f"{', '.join(run.name for run in runs)} (mean of {len(runs)} seeds)"
+    seeds = len({repr(run.config.get("seed")) for run in runs})
+    return f"{', '.join(run.name for run in runs)} (mean of {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)})"
 
 
 def figures(runs: Sequence[RunFacts], published: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:

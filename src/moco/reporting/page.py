@@ -43,9 +43,7 @@ def render(contents: Contents) -> str:
         first=first,
         looked=looked,
         generator=GENERATOR,
-        sentences=[
-            sentences(run, contents.train_images if run is first else 0, len(contents.classes)) for run in contents.runs
-        ],
+        sentences=[sentences(run, contents.train_images if run is first else 0) for run in contents.runs],
         verdicts=[verdict(run) for run in contents.runs],
         charts=[(f"chart-{name}", title) for name, (title, _) in charts.items()],
         labels_chart=None if labels is None else f"chart-{LABELS}",

@@ -21,9 +21,9 @@ class Verdict:
     why: str
 
 
-def sentences(run: RunFacts, train_images: int, classes: int) -> list[str]:
-    """What was trained and what came of it; `train_images` and `classes` are 0 where they aren't known."""
-    return [*filter(None, (_trained(run, train_images), _neighbours(run), _logistic(run), _linear(run, classes)))]
+def sentences(run: RunFacts, train_images: int) -> list[str]:
+    """What was trained and what came of it; `train_images` is 0 where that isn't known."""
+    return [*filter(None, (_trained(run, train_images), _neighbours(run), _logistic(run), _linear(run)))]
 
 
 def verdict(run: RunFacts) -> Verdict:
@@ -81,7 +81,8 @@ def _neighbours(run: RunFacts) -> str:
     best = run.best("knn_top1")
     if best is None:
         return "kNN was not measured: that needs labels, and images held out."
-    text = f"kNN names {percent(run.last('knn_top1'), 1)} of the validation images rightly"
+    of = " by the key encoder" if run.config.get("monitor.encoder") == "key" else ""
+    text = f"kNN{of} names {percent(run.last('knn_top1'), 1)} of the validation images rightly"
     if best[0] > (run.last("knn_top1") or 0):
         text += f" (best: {percent(best[0], 1)} in epoch {best[1]})"
     pixels, random = (run.baseline.get(f"{name}_knn_top1") for name in ("raw_pixels", "random_backbone"))
@@ -95,15 +96,17 @@ def _logistic(run: RunFacts) -> str:
     return "" if value is None else f"Logistic regression: {percent(value, 1)} ({percent(train, 1)} on train)."
 
 
-def _linear(run: RunFacts, classes: int) -> str:
+def _linear(run: RunFacts) -> str:
     result = run.linear
     if result is None:
         return "" if run.best("knn_top1") is None else "There is no linear classification yet (moco linear makes one)."
-    chance = f"; guessing would give {percent(1 / classes, 1)}" if classes else ""
+    chance = f"; guessing would give {percent(1 / len(result.classes), 1)}"
     now = len(run.rows)
     when = f"{result.checkpoint} checkpoint" + (f", epoch {result.epoch} of {now}" if result.epoch != now else "")
+    data = run.environment.get("data")
+    other = f" of {result.data}" if data and result.data_sha256 and result.data_sha256 != data else ""
     return (
-        f"Linear classification ({result.protocol}, {when}): {percent(result.val_top1)} of "
+        f"Linear classification{other} ({result.protocol}, {when}): {percent(result.val_top1)} of "
         f"{result.val_images:,} validation images, {percent(result.train_top1)} of {result.train_images:,} train "
         f"images{chance}."
     )

@@ -10,9 +10,11 @@ from typing import Any
 from moco.checkpoint import Content
 from moco.console import say
 from moco.errors import UserError
+from moco.evaluators.proof import fingerprint
 from moco.exchange.formats import check_format, find_format
 from moco.exchange.outgoing import Format, Outgoing, write_verified
 from moco.files import locked
+from moco.model.moco import MoCo
 from moco.results import LinearResult
 from moco.runs.trained import Run, open_model
 from moco.tables import Row
@@ -67,7 +69,7 @@ def export(
         _check_free(path, made)
     views = scaling(opened.config.views)
     name = opened.path.resolve().name
-    facts = _facts(opened, content)
+    facts = _facts(opened, content, model)
     outgoing = Outgoing(name, opened.config, model, content, views.mean, views.std, facts, licence, preprocessing)
     with locked(opened.path / ".export.lock", f"another `moco export` is at work in {opened.path}: wait for it"):
         difference = write_verified(made, outgoing, path)
@@ -85,8 +87,8 @@ def _check_free(path: Path, made: Format) -> None:
         raise UserError(f"--out {path} is a folder, --format {made.name} writes a file: {path / made.file}, say")
 
 
-def _facts(run: Run, content: Content) -> dict[str, Any]:
-    """What is known of the weights: where they stand, and what was measured of them at that very step."""
+def _facts(run: Run, content: Content, model: MoCo) -> dict[str, Any]:
+    """What is known of the weights: where they stand, and what was measured of just them."""
     rows: list[Row] = content["state"]["rows"]
     data = content["about"]["data"]
     facts: dict[str, Any] = {
@@ -95,12 +97,12 @@ def _facts(run: Run, content: Content) -> dict[str, Any]:
         "data_fingerprint": data["train"] if data else "unknown",
     }
     per_epoch = rows[-1].get("step") if rows else None
-    if per_epoch == content["step"]:
+    if per_epoch == content["step"] and run.config.monitor.encoder == "query":  # what is exported
         measured = ("knn_top1", "logistic_val_top1")
         facts |= {name: rows[-1][name] for name in measured if rows[-1].get(name) is not None}
     file = run.folder.linear / "result.json"
     if file.is_file():
         linear = LinearResult.load(file)
-        if linear.step == content["step"] and linear.data_sha256 == data:
+        if linear.data_sha256 == data and linear.backbone_sha256 == fingerprint(model.encoder_q.backbone):
             facts["linear_val_top1"] = linear.val_top1
     return facts

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from moco import checkpoint
-from moco.config import Config
+from moco.config import Config, from_dict
 from moco.config_check import flat
 from moco.errors import UserError
 from moco.rundir import RunDir
@@ -74,6 +74,12 @@ def forbidden_changes(saved: Config, asked: Config) -> list[str]:
         for name in before
         if before[name] != after[name] and not name.startswith(MAY_CHANGE)
     ]
+
+
+def check_config(folder: RunDir, content: checkpoint.Content, config: Config) -> None:
+    """Raise `UserError` unless the run's configuration file says what the checkpoint that is opened was made with."""
+    if changes := forbidden_changes(from_dict(content["config"]), config):
+        raise UserError(f"{folder.config_file} was edited: in its checkpoint {'; '.join(changes)}: put it back")
 
 
 def with_format(config: Config, decided: str) -> Config:

@@ -15,7 +15,7 @@ from moco.config import Config, from_dict
 from moco.config_check import check
 from moco.console import say
 from moco.environment import describe
-from moco.errors import UserError
+from moco.errors import UserError, in_a_line
 from moco.exchange.architecture import architecture
 from moco.exchange.incoming import Weights, fill
 from moco.exchange.layouts import read_weights
@@ -66,13 +66,15 @@ def import_weights(
         torch.manual_seed(torch_seed(config.seed, Purpose.INIT))
         model = build_model(config)
         taken = fill(model, weights, whole=True)
+        content = _content(config, model, weights, path)
+        resumable = content["about"].get("imported", {"resumable": True})["resumable"]
+        rows = content["state"]["rows"]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    content = _content(config, model, weights, path)
-    resumable = content["about"].get("imported", {"resumable": True})["resumable"]
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # of parts that don't fit what it says it is
+        raise UserError(f"{path} isn't what it says it is: {in_a_line(error)}") from error
     with RunDir.created(out) as run:
         run.write_config(config, {**content["about"], "data_as_given": data, "command": sys.argv})
-        rows = content["state"]["rows"]
         if rows:
             write_csv(run.metrics_file, rows, COLUMNS)
         checkpoint.save(run.checkpoints, content, config.checkpoint.keep, best=False)

@@ -75,7 +75,7 @@ def labels(
     folder = RunDir.open(run)
     busy = f"another `moco labels {shlex.quote(os.fspath(run))}` is at work: wait for it"
     with locked(folder.root / ".labels.lock", busy):
-        started = time.perf_counter()
+        started, began_with = time.perf_counter(), folder.identity()
         opened, trained = open_splits(run, checkpoint, data), open_run(run)
         drawn = draw_labels(opened.train.labels.cpu().numpy(), shares, options)
         curves = [_curve(name, measured, drawn, opened) for name, measured in _measured(opened, trained.config)]
@@ -96,6 +96,7 @@ def labels(
             seconds=time.perf_counter() - started,
             environment=describe(),
         )
+        folder.check_same(began_with)
         result.save(folder.labels_file)
         config = trained.config
         title = f"{folder.root.resolve().name}  ({config.model.backbone}, {config.views.size} px)"
@@ -184,6 +185,7 @@ def _is_there(place: RunDir, tuning: Tuning, opened: Opened) -> bool:
     began = read_json(place.environment_file, "environment")
     found = Tuning.from_dict(read_json(place.finetune_file, "fine-tuning"))
     same_run = began.get("run") == run_identity(tuning)
+    found = replace(found, run=tuning.run)  # its path: a folder of runs may have been moved
     return found == tuning and same_run and began["data"] == opened.data_sha256 and began["run_step"] == opened.step
 
 

@@ -34,6 +34,8 @@ class LabelsOptions:
             problems.append(f"--seed is {self.seed}, give 0 or more")
         if self.finetune_epochs is not None and self.finetune_epochs < 1:
             problems.append(f"--finetune_epochs is {self.finetune_epochs}, give 1 or more")
+        if self.finetune_epochs is not None and not self.finetune:
+            problems.append("--finetune_epochs is of --finetune: give that too")
         percents: set[float] = set()
         try:
             percents = {float(word) for word in self.shares.split(",")}

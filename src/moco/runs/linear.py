@@ -76,6 +76,7 @@ def linear(
             new = held.enter_context(replaced(folder.linear, (CLASSIFIER, METRICS, RESULT)))
         else:
             new = Path(held.enter_context(tempfile.TemporaryDirectory()))  # what the others write is the same
+        began_with = folder.identity()
         opened = open_splits(run, checkpoint, data, ranks)
         started = time.perf_counter()
         with proven(opened.frozen.backbone) as proof:
@@ -86,6 +87,7 @@ def linear(
         result = _result(opened, chosen, fitted, proof, time.perf_counter() - started)
         keys = ("protocol", "checkpoint", "step", "epoch", "backbone_sha256")
         about = {key: getattr(result, key) for key in keys}
+        folder.check_same(began_with)
         Classifier(fitted.weight, fitted.bias, result.classes, about).save(new / CLASSIFIER)
         write_csv(new / METRICS, fitted.rows, COLUMNS)
         result.save(new / RESULT)

@@ -100,6 +100,8 @@ def run_row(path: Path) -> RunRow:
         environment = read_json(run.environment_file, "environment") if run.environment_file.is_file() else {}
         result = run.linear / "result.json"
         linear = LinearResult.load(result) if result.is_file() else None
+        if linear is not None and linear.data_sha256 and linear.data_sha256 != environment.get("data"):
+            linear = None  # of other data than the row tells of
     except UserError as error:
         reason = str(error)
     state: State = "unreadable"
@@ -131,7 +133,10 @@ def state_of(run: RunDir, config: Config, rows: list[Row]) -> tuple[State, str]:
     if config.train.epochs is not None and len(rows) >= config.train.epochs:
         return "finished", ""
     if run.failure_file.is_file():
-        return "failed", str(read_json(run.failure_file, "failure").get("reason", ""))
+        try:
+            return "failed", str(read_json(run.failure_file, "failure")["reason"])
+        except (UserError, LookupError, TypeError):  # killed while it was written: that it failed is known
+            return "failed", "failure.json doesn't say why"
     return "interrupted", ""
 
 

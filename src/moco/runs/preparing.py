@@ -31,7 +31,7 @@ from moco.machine import Precision
 from moco.model.backbone import check_backbone
 from moco.model.moco import MoCo
 from moco.model.recompute import recompute_blocks
-from moco.model.small_maps import multiply_small_maps
+from moco.model.small_maps import multiply_small_maps, spare_single_places
 from moco.randomness import Purpose, torch_seed
 from moco.ranks import ALONE, Ranks
 from moco.rundir import RunDir
@@ -82,6 +82,9 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
     data = open_dataset(config.data, config.store, config.short_side)
+    if config.model.mask_groups is not None:  # found again from any folder
+        groups_file = str(Path(config.model.mask_groups).expanduser().absolute())
+        config = replace(config, model=replace(config.model, mask_groups=groups_file))
     say(data.note)
     say(runtime.line())
     _check_same_images(data, runtime)
@@ -136,9 +139,10 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     monitors = _monitors(training, data, runtime, source)
     about = {
         **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
-        "processes": ranks.world, "arithmetic": arithmetic(model, runtime),
+        "processes": ranks.world, "arithmetic": arithmetic(model, runtime, config.train.accumulate),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
         "windows": None if sampler.windows is None else digest_of(sampler.windows.chunk_of),
+        "groups": _groups(config, step.shown),
     }  # fmt: skip
     return Prepared(config, data, runtime, training, monitors, about)
 
@@ -153,6 +157,8 @@ def _model(config: Config, start: Weights | None, runtime: Runtime) -> MoCo:
         recompute_blocks(model.encoder_q.backbone)
     if runtime.float32_on_cpu:
         multiply_small_maps(model.encoder_q)
+    elif runtime.device.type == "cpu":
+        spare_single_places(model.encoder_q)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     return model
@@ -202,6 +208,11 @@ def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tens
     if groups:
         say(f"model.mask_groups: {found} of {len(groups)} groups have two training images or more")
     return torch.from_numpy(shown).to(device)
+
+
+def _groups(config: Config, shown: torch.Tensor | None) -> str | None:
+    """A digest of what `model.mask_groups` says of the training images; None without it."""
+    return None if config.model.mask_groups is None or shown is None else digest_of(shown.cpu().numpy())
 
 
 def _momentum(config: Config, steps_per_epoch: int) -> Callable[[int], float] | None:

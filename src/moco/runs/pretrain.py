@@ -21,7 +21,7 @@ from moco.machine import Precision
 from moco.ranks import Ranks
 from moco.ranks import found as found_ranks
 from moco.rundir import RunDir
-from moco.runs.going_on import forbidden_changes, mend_best, to_go_on_from, what_changed, with_format
+from moco.runs.going_on import check_config, forbidden_changes, mend_best, to_go_on_from, what_changed, with_format
 from moco.runs.preparing import Prepared, frozen_backbone, prepare
 from moco.runs.telling import show_features
 from moco.runs.trained import Run, open_run
@@ -117,6 +117,7 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
         found = to_go_on_from(folder)
         if found is not None:
             _check_whole(found.content, folder)
+            check_config(folder, found.content, saved)
         decided = None if found is None else Precision(found.content["about"]["precision"], "as this run began")
         prepared = prepare(config, decided, begins=found is None, ranks=ranks)
         _check_same_step(found, prepared.runtime)
@@ -188,6 +189,8 @@ def _check_same(about: dict[str, Any], prepared: Prepared) -> None:
         raise UserError("the data has changed since this run began: resume needs the same images")
     if about.get("windows") != prepared.about["windows"]:
         raise UserError("the images lie in other chunks than when this run began: store.window needs the same store")
+    if about.get("groups") not in (None, prepared.about["groups"]):
+        raise UserError(f"{prepared.config.model.mask_groups} has other groups than when this run began: put it back")
     words = what_differs(about, prepared)
     if words:
         say(f"this run began {'; '.join(words)}: it goes on, but not to the same bits")

@@ -32,7 +32,7 @@ def sinks(training: Training[Config], source: Source) -> Callable[[RunDir], Sink
         config = training.config
         name = printable(run.root.resolve().name)
         about = About(name, run.identity() or name, run.root, flat(config))
-        sink = opened(TensorBoard(run.tensorboard), config.log, about)
+        sink = opened(TensorBoard(run.tensorboard), config.log, about, begins=training.progress.step == 0)
         if training.progress.step == 0:
             rows = drawn_views(config, source, chosen(len(source), config.seed, VIEWS))
             tiles = [[Tile(view.pixels, view.said) for view in row] for row in rows]

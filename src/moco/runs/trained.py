@@ -34,6 +34,7 @@ from moco.model.head import Head
 from moco.model.moco import MoCo
 from moco.ranks import ALONE, Ranks
 from moco.rundir import RunDir
+from moco.runs.going_on import check_config
 from moco.runtime import Runtime
 from moco.tables import Row, read_csv
 from moco.views.make import evaluation_view
@@ -165,6 +166,7 @@ def open_model(run: str | os.PathLike[str], which: str) -> tuple[Run, checkpoint
     """A run, one of its checkpoints, and the model in it: on the CPU, in evaluation mode."""
     opened = open_run(run)
     content = checkpoint.load_for_evaluation(opened.folder.checkpoints, which)
+    check_config(opened.folder, content, opened.config)
     model = build_model(opened.config)
     model.load_state_dict(content["model"])
     return opened, content, model.eval()

@@ -71,10 +71,11 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     newest = checkpoint.load_for_evaluation(folder.checkpoints, "last")
     about = (content or newest)["about"]
     prepared = prepare(config, Precision(about["precision"], "as this run began"), begins=content is None)
-    problems = list(_of_the_records(folder, newest, prepared))
-    if about["data"] != prepared.about["data"]:
-        problems.append("the images are not those that it was trained on")
-        return Verification(start + 1, start, [], problems=problems)
+    problems = [*_of_the_records(folder, newest, prepared), *_of_the_names(folder, found)]
+    if content is not None and (changes := forbidden_changes(from_dict(content["config"]), config)):
+        problems.append(f"config.yaml isn't that of the checkpoint of step {start}: {'; '.join(changes)}")
+    if other := list(_other_inputs(about, prepared)):
+        return Verification(start + 1, start, [], problems=[*problems, *other])
     if content is not None:
         prepared.training.load_state_dict(dict(content))
     differences = what_differs(about, prepared)
@@ -120,16 +121,41 @@ def _recorded(file: Path) -> dict[int, Recorded]:
         raise UserError(f"{file} can't be read as a table of steps: {in_a_line(error)}") from error
 
 
+def _other_inputs(about: dict[str, Any], prepared: Prepared) -> Iterator[str]:
+    """What the run was trained on and isn't there any more: nothing can be replayed then."""
+    if about["data"] != prepared.about["data"]:
+        yield "the images are not those that it was trained on"
+    if about.get("groups") not in (None, prepared.about["groups"]):
+        yield f"{prepared.config.model.mask_groups} has other groups than it was trained with"
+
+
 def _of_the_records(folder: RunDir, content: checkpoint.Content, prepared: Prepared) -> Iterator[str]:
     """What the run's files say otherwise than its checkpoint."""
     changes = forbidden_changes(from_dict(content["config"]), prepared.config)
     if changes:
         yield f"config.yaml isn't the checkpoint's: {'; '.join(changes)}"
-    if folder.metrics_file.is_file():
-        for written, row in zip(read_csv(folder.metrics_file), content["state"]["rows"]):
-            wrong = [n for n in {**row, **written} if cell(row.get(n)) != cell(written.get(n))]
-            if wrong:
-                yield f"metrics.csv, epoch {row['epoch']}: {', '.join(wrong)} differ from the checkpoint's"
+    rows = content["state"]["rows"]
+    table = read_csv(folder.metrics_file) if folder.metrics_file.is_file() else []
+    if len(table) > len(rows) and len(rows) < (prepared.config.train.epochs or 0):  # killed before it saved again
+        say(f"metrics.csv, epochs {len(rows) + 1} to {len(table)}: after the newest checkpoint, not checked")
+    elif len(table) != len(rows):
+        yield f"metrics.csv has {len(table)} epochs, the newest checkpoint {len(rows)}"
+    for written, row in zip(table, rows):
+        wrong = [n for n in {**row, **written} if cell(row.get(n)) != cell(written.get(n))]
+        if wrong:
+            yield f"metrics.csv, epoch {row['epoch']}: {', '.join(wrong)} differ from the checkpoint's"
+
+
+def _of_the_names(folder: RunDir, found: dict[int, Path]) -> Iterator[str]:
+    """Which of the other names of checkpoints, `last.pt` say, isn't the checkpoint of its step, where that is there."""
+    for path in checkpoint.named(folder.checkpoints):
+        content = checkpoint.load(path)
+        twin = found.get(content["step"])
+        if twin is None or twin.samefile(path):
+            continue
+        mine, its = (dict(_tensors({"model": c["model"]})) for c in (content, checkpoint.load(twin)))
+        if mine.keys() != its.keys() or not all(torch.equal(mine[name], its[name]) for name in mine):
+            yield f"{path.name} says that it is of step {content['step']}, and isn't {twin.name}"
 
 
 def _replay(
@@ -156,7 +182,7 @@ def _replay(
                         _check_rate(prepared, number, told)
                     apart = 0.0 if cell(loss) == cell(told.loss) else abs(loss - told.loss) / max(abs(told.loss), 1e-12)
                     worst, compared = max(worst, apart), compared + 1
-                    if apart > tolerance:
+                    if not apart <= tolerance:  # nor is a loss that is no number
                         wrong.append(number)
                 if number == goal:
                     break

@@ -94,13 +94,22 @@ def check_installed(log: str | None) -> None:
             raise UserError(f'--log {name} needs the package {name}: pip install "momentum-contrast[{name}]"')
 
 
-def opened(own: Sink, log: str | None, about: About) -> Several:
-    """`own` and the trackers that `log` names. Raises `UserError` where one can't be opened."""
+def opened(own: Sink, log: str | None, about: About, begins: bool = True) -> Several:
+    """`own` and the trackers that `log` names.
+
+    One that can't be opened is a `UserError` where the run `begins`; a run that goes on does so without it, and a line
+    says so.
+    """
     check_installed(log)
     others = []
     for name in trackers(log):  # each has a module here
         open_sink: OpenSink = import_module(f"moco.sinks.{name}_sink").open_sink
-        others.append((name, *open_sink(about)))
+        try:
+            others.append((name, *open_sink(about)))
+        except UserError as error:
+            if begins:
+                raise
+            say(f"{error}: the run goes on without it")
     return Several(own, others)
 
 

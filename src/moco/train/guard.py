@@ -13,14 +13,14 @@ from moco.errors import TrainingFailed
 class FiniteGuard:
     """Watches the loss of each step.
 
-    On the CPU (and Apple's GPUs) the loss is looked at before the gradient step. On CUDA a look is a host sync, so the
+    On the CPU the loss is looked at before the gradient step. On CUDA a look is a host sync, so the
     fused optimizer is told on the device to leave the weights alone (`found_inf`, as GradScaler does), and the first
     bad step is read when the loop syncs anyway (`check`).
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer = optimizer
-        self._bad_step = torch.full((), -1, device=device) if device.type not in ("cpu", "mps") else None
+        self._bad_step = torch.full((), -1, device=device) if device.type != "cpu" else None
         self._now = None if self._bad_step is None else torch.zeros_like(self._bad_step)
         self._step, self._lr = 0, 0.0
 
@@ -42,6 +42,12 @@ class FiniteGuard:
         found = (self._bad_step >= 0).float()
         self._optimizer.found_inf = found  # type: ignore[attr-defined]
         self._optimizer.grad_scale = torch.ones_like(found)  # type: ignore[attr-defined]
+
+    def check_weights(self) -> None:
+        """Look at the weights themselves (a host sync). Raises `TrainingFailed` if one isn't finite."""
+        weights = [p.detach() for group in self._optimizer.param_groups for p in group["params"]]
+        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights, float("inf")))).all()):
+            raise TrainingFailed(f"weights are not finite after step {self._step}: nothing is saved")
 
     def check(self) -> None:
         """Read the device's verdict (a host sync). Raises `TrainingFailed` if a step went wrong."""

@@ -236,6 +236,7 @@ class Loop:
         if not self.runtime.is_main:
             return
         training = self.training
+        training.guard.check_weights()
         content = {
             **training.state_dict(), "config": training.config.as_dict(), "about": self.about,
             "step": training.progress.step,

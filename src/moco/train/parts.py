@@ -252,13 +252,17 @@ class Parts:
         return made
 
 
-def arithmetic(model: MoCo, runtime: Runtime) -> str:
-    """A phrase that is the same where the same step gives the same bits, as far as threads and processes go."""
+def arithmetic(model: MoCo, runtime: Runtime, accumulate: int = 1) -> str:
+    """A phrase that is the same where the same step gives the same bits, as far as threads and processes go.
+
+    A step in pieces (`accumulate`) sums its gradients in another order; parts on the CPU are pieces anyhow.
+    """
     world = runtime.ranks.world
+    pieces = f" in {accumulate} pieces" if accumulate > 1 else ""
     if runtime.device.type != "cpu":
-        return "on one stream" if world == 1 else f"in {world} processes"
+        return f"on one stream{pieces}" if world == 1 else f"in {world} processes{pieces}"
     if model.bn_splits == 1:
-        whole = at_once(model, runtime)
+        whole = f"{at_once(model, runtime)}{pieces}"
         return whole if world == 1 else f"{whole} in {world} processes"
     exact = world == 1 or model.bn_splits == world == 2  # one sum of two: whoever comes first
     parts = f"in {model.bn_splits} parts on any number of threads"

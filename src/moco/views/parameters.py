@@ -72,6 +72,8 @@ def draw(
     box = _crop_boxes(pipeline, np.asarray(heights, np.int64), np.asarray(widths, np.int64), u)
     strength = np.array(pipeline.jitter)
     factors = strength * (2 * u[:, _FACTORS : _FACTORS + 4] - 1) + np.array([1, 1, 1, 0])
+    wide = u[:, _FACTORS : _FACTORS + 4] * (1 + strength)  # from 0: brightness and its like have no sign
+    factors = np.where((strength > 1) & (np.arange(4) < 3), wide, factors)
     low, high = pipeline.blur_sigma
     sigma = np.where(u[:, _BLUR] < pipeline.blur_p, low + (high - low) * u[:, _SIGMA], 0)
     return Parameters(
