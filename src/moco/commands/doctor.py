@@ -48,10 +48,11 @@ def parser() -> Parser:
 
 def run(args: Any) -> None:
     """Examine and print. Raises `FoundProblems` for serious findings, `UserError` where there is no data."""
-    from moco.data.doctor import examine, layout_of
+    from moco.data.doctor import check_distance, examine, layout_of
     from moco.files import write_json
     from moco.reporting.ours import signed
 
+    check_distance(args.distance)
     if args.run is None and args.checkpoint != "last":
         raise UserError("--checkpoint is of --run: give that too")
     out = json_file(args.json, PROGRAM)

@@ -45,6 +45,12 @@ class _Patient:
 Judge = Callable[[list[Item], NDArray[np.int64]], list[NearPair]]
 
 
+def check_distance(distance: int) -> None:
+    """Raise `UserError` for a distance that hashes can't be compared by."""
+    if not 0 <= distance <= MOST_DISTANT:
+        raise UserError(f"--distance is {distance}, give 0 to {MOST_DISTANT} bits")
+
+
 def examine(layout: Layout, distance: int, judge: Judge | None = None) -> Diagnosis:
     """Read every file of both splits, on all cores.
 
@@ -53,8 +59,7 @@ def examine(layout: Layout, distance: int, judge: Judge | None = None) -> Diagno
     proposes: it is given the readable items and pairs of them, int (P, 2), and says which pairs are copies.
     Raises `UserError` for a distance that is none.
     """
-    if not 0 <= distance <= MOST_DISTANT:
-        raise UserError(f"--distance is {distance}, give 0 to {MOST_DISTANT} bits")
+    check_distance(distance)
     started = time.perf_counter()
     ranges = Ranges("auto", layout.pools)
     patients = _seen(layout, ranges)

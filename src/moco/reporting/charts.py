@@ -97,7 +97,8 @@ def grouped(runs: Sequence[RunFacts]) -> list[Group]:
 
 def _together(runs: list[RunFacts]) -> str:
     seeds = len({repr(run.config.get("seed")) for run in runs})
-    return f"{', '.join(run.name for run in runs)} (mean of {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)})"
+    of = f"{seeds} seeds" if seeds == len(runs) else f"{len(runs)} runs, {seeds} seed{'s' * (seeds > 1)}"
+    return f"{', '.join(run.name for run in runs)} (mean of {of})"
 
 
 def figures(runs: Sequence[RunFacts], published: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
