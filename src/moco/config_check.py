@@ -117,7 +117,7 @@ def _related(config: Config) -> Iterator[str]:
     yield from _small(config.views)
     if config.train.batch_size is not None:
         yield from _batch(config.train.batch_size, config.model)
-        if config.train.batch_size % config.train.accumulate:
+        if config.train.accumulate > 0 and config.train.batch_size % config.train.accumulate:
             yield f"train.accumulate {config.train.accumulate} must divide train.batch_size {config.train.batch_size}"
     yield from _model(config.model)
     if config.schedule.min_lr > config.optimizer.lr:

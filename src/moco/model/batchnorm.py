@@ -92,16 +92,14 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     sum of squared differences, and the gradient flows back through those.
     """
 
-    drop: nn.Module | None = None
-    act: nn.Module | None = None
-
     def __init__(self, like: nn.modules.batchnorm._BatchNorm, add: Callable[[Tensor], Tensor]) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
         self.weight, self.bias = like.weight, like.bias
         for name, buffer in like.named_buffers(recurse=False):
             setattr(self, name, buffer)
-        if isinstance(like, BatchNormAct2d):  # timm's: dropout and activation are in it
-            self.drop, self.act = like.drop, like.act
+        timms = isinstance(like, BatchNormAct2d)  # dropout and activation are in it
+        self.drop: nn.Module | None = like.drop if timms else None
+        self.act: nn.Module | None = like.act if timms else None
         self._add = add
 
     def _check_input_dim(self, input: Tensor) -> None:
