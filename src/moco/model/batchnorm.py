@@ -97,9 +97,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.weight, self.bias = like.weight, like.bias
         for name, buffer in like.named_buffers(recurse=False):
             setattr(self, name, buffer)
-        timms = isinstance(like, BatchNormAct2d)  # dropout and activation are in it
-        self.drop: nn.Module | None = like.drop if timms else None
-        self.act: nn.Module | None = like.act if timms else None
+        self.drop: nn.Module | None = like.drop if isinstance(like, BatchNormAct2d) else None
+        self.act: nn.Module | None = like.act if isinstance(like, BatchNormAct2d) else None
         self._add = add
 
     def _check_input_dim(self, input: Tensor) -> None:
