@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -217,3 +218,11 @@ def test_old_runs_of_several_parts_are_said_to_go_on_with_other_bits(
     assert "before the parts of a batch had threads of their own: it goes on, but not to the same bits" in resume(
         out, capsys
     )
+
+
+def test_a_resume_keeps_the_command_line_that_the_run_began_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((run / "environment.json").read_text())
+    resume(run, capsys, "--train.epochs=3")
+    after = json.loads((run / "environment.json").read_text())
+    assert (after["command"], after["data_as_given"]) == (before["command"], before["data_as_given"])
+    assert len(after["resumed"]) == 1

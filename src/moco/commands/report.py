@@ -38,6 +38,7 @@ def run(args: Any) -> None:
 
     places = [RunDir.open(path) for path in args.runs]  # a wrong name is answered before torch is loaded
     from moco.runs.report import report
+    from moco.tables import read_csv
 
     made = report(args.runs, args.out, args.map, args.checkpoint, args.data)
     for path in (made.page, *made.plots):
@@ -45,5 +46,6 @@ def run(args: Any) -> None:
     for sentence in made.notes:
         print(sentence)
     for place, given in zip(places, args.runs):
-        if not (place.linear / "metrics.csv").is_file():
+        labelled = any(row.get("knn_top1") is not None for row in read_csv(place.metrics_file))
+        if labelled and not (place.linear / "metrics.csv").is_file():
             print(f"next:  {shlex.join(['moco', 'linear', given])}")

@@ -31,7 +31,7 @@ def best_library() -> str:
 
 
 def _unit(block: NDArray[np.float32]) -> Tensor:
-    return F.normalize(torch.from_numpy(np.ascontiguousarray(block)), dim=1)
+    return F.normalize(torch.from_numpy(np.require(block, np.float32, ("C", "W"))), dim=1)
 
 
 def _torch(queries: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

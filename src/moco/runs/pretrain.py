@@ -130,10 +130,22 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
             _go_on(loop, found, prepared, saved)
         with _noting_failure(folder, ranks):
             if ranks.is_main:
-                folder.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
+                folder.write_config(prepared.config, {**loop.about, **_as_begun(folder, saved, config)})
             loop.train()
     _conclude(loop, prepared)
     return open_run(run)
+
+
+def _as_begun(folder: RunDir, saved: Config, config: Config) -> dict[str, Any]:
+    """The command line that the run began with, the data as it was last given, and the command lines since."""
+    file = folder.environment_file
+    before = read_json(file, "environment") if file.is_file() else {}
+    data = before.get("data_as_given", config.data) if config.data == saved.data else config.data
+    return {
+        "data_as_given": data,
+        "command": before.get("command", sys.argv),
+        "resumed": [*before.get("resumed", []), sys.argv],
+    }
 
 
 def _check_same_step(found: checkpoint.Found | None, runtime: Runtime) -> None:
