@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +124,17 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"no {what} at {path}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{what} {path} can't be read: {error}") from error
+
+
+def remove_written(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """Remove the files in `folder` whose whole name is one of `names`; what stays, folders too. Raises `OSError`."""
+    stays = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or not names.fullmatch(path.name):
+            stays.append(path)
+        else:
+            path.unlink()
+    return stays
 
 
 def sha256_of(path: Path, skip: int = 0) -> str:

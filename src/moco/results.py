@@ -64,6 +64,10 @@ class LinearResult:
     best_on_validation_epoch: int | None = None
     environment: dict[str, Any] = field(default_factory=dict)
 
+    def of_other_data(self, run: dict[str, str] | None) -> bool:
+        """Whether it is of other data than the `run` with these fingerprints; False where either isn't known."""
+        return bool(run and self.data_sha256) and self.data_sha256 != run
+
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; what doesn't apply is left out."""
         values = {name: value for name, value in asdict(self).items() if value is not None or name == "data"}

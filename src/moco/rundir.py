@@ -17,7 +17,7 @@ import yaml
 from moco.config import Config, from_dict
 from moco.config_check import check
 from moco.errors import Interrupted, UserError, in_a_line
-from moco.files import is_locked, locked, read_json, write_json, write_text
+from moco.files import is_locked, locked, read_json, remove_written, write_json, write_text
 
 MARKER = ".moco-run.json"  # says that the folder is this program's, and which run it is
 _EXPORTS = r"(torchvision\.pth|timm\.pth|backbone\.safetensors|official\.pth\.tar|backbone\.onnx|detectron2\.pkl)"
@@ -170,9 +170,8 @@ class RunDir:
     def _clear(self) -> None:
         """Remove what a run wrote here, and the folders that are empty then."""
         for folder, names in _WRITTEN.items():
-            for path in (self.root / folder).glob("*"):
-                if names.fullmatch(path.name) and not path.is_dir():
-                    path.unlink()
+            if (self.root / folder).is_dir():
+                remove_written(self.root / folder, names)
             if folder:
                 with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
                     (self.root / folder).rmdir()

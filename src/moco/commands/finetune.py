@@ -85,11 +85,10 @@ def _check(values: dict[str, Any], options: FinetuneOptions) -> None:
 
 def _as_asked(result: FinetuneResult, data: str | None) -> list[str]:
     """The options that make another fine-tuning one to compare: all but rates, which follow from its beginning."""
-    usual = asdict(FinetuneOptions(epochs=0))  # the number of epochs is always told
+    usual = asdict(FinetuneOptions(labels="", epochs=0))  # these two are always told
     names = ("labels", "draw", "epochs", "batch_size", "optimizer", "scale_min", "balance", "seed")
     told = [(name, result.options[name]) for name in names if result.options.get(name) not in (None, usual[name])]
-    words = [*([] if data is None else ["--data", data]), *(w for name, v in told for w in (f"--{name}", str(v)))]
-    return words if "--labels" in words else [*words, "--labels", "all"]
+    return [*([] if data is None else ["--data", data]), *(w for name, v in told for w in (f"--{name}", str(v)))]
 
 
 def print_result(result: FinetuneResult, place: str, data: str | None) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.console import say
-from moco.data.removal import MARKER, remove_files
+from moco.data.removal import MARKER, remove_store
 from moco.errors import UserError
 from moco.files import locked, write_json
 
@@ -184,11 +184,7 @@ def _files_removed(folder: Path) -> list[str]:
         if _mark(folder) is None:
             folder.rmdir()  # a run killed before it could write the mark leaves it empty
             return []
-        foreign = remove_files(folder)
-        if not foreign:
-            (folder / MARKER).unlink()  # last: a kill in between must not leave a folder without it
-            folder.rmdir()
-        return foreign
+        return remove_store(folder)
     except OSError as error:
         what = "moco did not make it" if _mark(folder) is None else error.strerror
         raise UserError(f"can't remove {folder}: {what}; move it away, or give --store.cache DIR") from error

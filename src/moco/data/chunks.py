@@ -41,7 +41,7 @@ from moco.data.compressed import ENCODING
 from moco.data.pixels import mapped, resource_reason
 from moco.data.store import Kept, Store, digest_of, fingerprint_of
 from moco.errors import Damaged, UserError
-from moco.files import sync_folder, write_json
+from moco.files import remove_written, sync_folder, write_json
 
 FORMAT = 1
 CHUNK_BYTES = 2**26
@@ -272,9 +272,7 @@ def check_free(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove the chunks and tables of a store of ours that wasn't finished; the marker stays."""
-    for path in folder.iterdir():
-        if _WRITTEN.fullmatch(path.name):
-            path.unlink()
+    remove_written(folder, _WRITTEN)
 
 
 def chunk_name(number: int) -> str:

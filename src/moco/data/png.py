@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 2**20  # bytes a chunk may unpack to: Pillow's limit for one
@@ -20,19 +21,27 @@ def damage(content: bytes) -> str:
 
     "" for a sound file, another format, and a file that ends too early, which the reader notices.
     """
-    at = len(SIGNATURE)
-    while content.startswith(SIGNATURE) and at + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, at)
-        end = at + 12 + length
-        if kind == b"IEND" or end > len(content):
+    for kind, at, end in _chunks(content):
+        if kind == b"IEND":
             break
         if not kind.isalpha():
             return "damaged: something else lies where a chunk should begin"
         checksum = int.from_bytes(content[end - 4 : end])
         if kind == b"IDAT" and zlib.crc32(memoryview(content)[at + 4 : end - 4]) != checksum:
             return "damaged: the checksum of its pixels is wrong"
-        at = end
     return ""
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of each whole chunk of a PNG; nothing of another format."""
+    at = len(SIGNATURE)
+    while content.startswith(SIGNATURE) and at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        end = at + 12 + length
+        if end > len(content):
+            break
+        yield kind, at, end
+        at = end
 
 
 def without_long_texts(content: bytes) -> bytes:
@@ -40,21 +49,14 @@ def without_long_texts(content: bytes) -> bytes:
 
     The pixels and every other chunk stay, as does whatever follows a damaged chunk.
     """
-    if not content.startswith(SIGNATURE):
-        return content
-    kept, start, at, total = [], 0, len(SIGNATURE), 0
-    while at + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, at)
-        end = at + 12 + length
-        if end > len(content):
-            break
+    kept, start, total = [], 0, 0
+    for kind, at, end in _chunks(content):
         if kind in _TEXTS:
             size = LONGEST if total > LONGEST_TOGETHER else _unpacked_size(kind, content[at + 8 : end - 4])
             total += size
             if size >= LONGEST:
                 kept.append(content[start:at])
                 start = end
-        at = end
     return b"".join([*kept, content[start:]]) if kept else content
 
 

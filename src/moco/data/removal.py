@@ -5,41 +5,36 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from moco.files import remove_written
+
 MARKER = ".moco-store.json"
-_TABLES = r"(pixels|jpegs|offsets|lengths|sizes|contents|labels)\.npy|manifest\.json|checked\.json"
+TEMPORARY = r"\..*\.tmp"
+_TABLES = rf"(pixels|jpegs|offsets|lengths|sizes|contents|labels)\.npy|(manifest|checked)\.json|{TEMPORARY}"
+_NOTHING = re.compile(r"(?!)")
 # Everything that a store is made of, by folder: nothing else is ever removed.
 _WRITTEN = {
     "images": re.compile(_TABLES),
-    "splits": re.compile(r"[0-9a-f]{20}\.(npy|json)"),
+    "splits": re.compile(rf"[0-9a-f]{{20}}\.(npy|json)|{TEMPORARY}"),
     "train": re.compile(_TABLES),  # an earlier format
     "val": re.compile(_TABLES),
 }
 
 
-def remove_files(folder: Path, beside: re.Pattern[str] | None = None) -> list[str]:
-    """Remove the files that a store in `folder` has, and those at its top that `beside` names; the marker stays.
+def remove_store(folder: Path, beside: re.Pattern[str] = _NOTHING) -> list[str]:
+    """Remove a store of ours file by file, with those at its top that `beside` names, and the folder if it is empty.
 
-    Returns what isn't a store's, by its path inside. Raises `OSError`.
+    Returns what isn't a store's, by its path inside: the marker stays with it. Raises `OSError`.
     """
     foreign = []
-    for inside in sorted(folder.iterdir()):
-        if inside.name == MARKER or (beside is not None and _removed(inside, beside)):
-            continue
+    for inside in remove_written(folder, beside):
         form = _WRITTEN.get(inside.name)
         if form is None or inside.is_symlink() or not inside.is_dir():
-            foreign.append(inside.name)
-            continue
-        left = [entry for entry in inside.iterdir() if not _removed(entry, form)]
-        foreign += [f"{inside.name}/{entry.name}" for entry in left]
-        if not left:
+            foreign += [inside.name] if inside.name != MARKER else []
+        elif left := remove_written(inside, form):
+            foreign += [f"{inside.name}/{path.name}" for path in left]
+        else:
             inside.rmdir()
+    if not foreign:
+        (folder / MARKER).unlink()  # last: a kill in between must not leave a folder without it
+        folder.rmdir()
     return foreign
-
-
-def _removed(entry: Path, form: re.Pattern[str]) -> bool:
-    """Whether it was a file of the store, which is removed then."""
-    temporary = entry.name.startswith(".") and entry.name.endswith(".tmp")
-    if entry.is_dir() or not (form.fullmatch(entry.name) or temporary):
-        return False
-    entry.unlink()
-    return True

@@ -13,13 +13,13 @@ from typing import Any
 from moco.data import cache
 from moco.data.chunks import MANIFEST, TABLES
 from moco.data.remote import CHUNK, LOCK
-from moco.data.removal import remove_files
+from moco.data.removal import TEMPORARY, remove_store
 from moco.errors import UserError, in_a_line
 from moco.files import locked
 
 _STORE = re.compile(r"([0-9a-f]{20})(-[0-9a-f]{12})?")  # without contents in the name: an earlier format
 _REMOTE = re.compile(r"remote-[0-9a-f]{20}")  # what was fetched of a packed store elsewhere
-_FETCHED = re.compile(rf"{CHUNK.pattern}|({'|'.join(TABLES)})\.npy|{re.escape(MANIFEST)}|{re.escape(LOCK)}")
+_FETCHED = re.compile(rf"{CHUNK.pattern}|({'|'.join(TABLES)})\.npy|{re.escape(MANIFEST)}|{re.escape(LOCK)}|{TEMPORARY}")
 _SOURCE = re.compile(r"[0-9a-f]{20}\.source")
 
 
@@ -78,10 +78,7 @@ def remove(store: PackedStore) -> str:
     lock = path.parent / f"{form[1]}.lock" if form else path / LOCK
     with locked(lock, f"{path} is left alone: a run is packing the same data, or fetching it"):
         try:
-            foreign = remove_files(path, _FETCHED if _REMOTE.fullmatch(path.name) else None)
-            if not foreign:
-                (path / cache.MARKER).unlink()  # last: a kill in between must not leave a folder without it
-                path.rmdir()
+            foreign = remove_store(path) if form else remove_store(path, _FETCHED)
             for record, name in _records(path.parent):
                 if name == path.name:
                     record.unlink()

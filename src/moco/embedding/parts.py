@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from moco.console import say
 from moco.embedding.table import companion
 from moco.errors import UserError, in_a_line
-from moco.files import atomic, locked, read_json, sha256_of, write_json
+from moco.files import atomic, locked, read_json, remove_written, sha256_of, write_json
 
 MARKER = ".moco-embed.json"
 _MERGED = "merged.json"
 # Everything that such a folder holds: nothing else is ever removed.
 _WRITTEN = re.compile(
-    r"\.moco-embed\.json|\.lock|\d{6}\.npz|merged-\d+|merged\.json"
+    r"\.lock|\d{6}\.npz|merged-\d+|merged\.json"
     r"|\.(\d{6}\.npz|\.moco-embed\.json|merged\.json)\.\d+\.tmp"
 )
 
@@ -171,17 +171,18 @@ class Parts:
 
 def _foreign(folder: Path) -> list[Path]:
     """What of `folder` isn't of a begun work."""
-    return [path for path in folder.iterdir() if path.is_dir() or not _WRITTEN.fullmatch(path.name)]
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name != MARKER and (path.is_dir() or not _WRITTEN.fullmatch(path.name))
+    ]
 
 
 def _remove(gone: Path) -> None:
     """Remove what is left of a finished work's folder, file by file; only with its marker, or empty."""
-    foreign = _foreign(gone)
     if any(gone.iterdir()) and not (gone / MARKER).is_file():
         raise UserError(f"{gone} is there and not left by `moco embed`: move it away")
-    for path in gone.iterdir():
-        if path.name != MARKER and path not in foreign:
-            path.unlink()
+    foreign = [path for path in remove_written(gone, _WRITTEN) if path.name != MARKER]
     (gone / MARKER).unlink(missing_ok=True)
     if foreign:
         say(f"{gone} stays: {foreign[0].name} isn't moco's")

@@ -41,15 +41,20 @@ class _MatrixGradient(nn.Conv2d):
         return height * width <= LARGEST
 
 
+def suit_processor(network: nn.Module, float32: bool) -> None:
+    """What training on a processor needs of the convolutions of `network`, in float32 or in bf16."""
+    (multiply_small_maps if float32 else spare_single_places)(network)
+
+
 def multiply_small_maps(network: nn.Module) -> None:
     """Let the convolutions of `network` that can be take their weights' gradient so; the state dict stays as it is.
 
     Those in groups, dilated, or padded by anything but a number of zeros stay what they are.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and not isinstance(module, _MatrixGradient) and _plain(module):
+        if isinstance(module, nn.Conv2d) and _plain(module):
             kind: type[nn.Conv2d] = type(module)
-            module.__class__ = _multiplying(kind)  # type: ignore[arg-type]
+            module.__class__ = _mixed(_MatrixGradient, kind)  # type: ignore[arg-type]
 
 
 def _plain(convolution: nn.Conv2d) -> bool:
@@ -81,17 +86,12 @@ def spare_single_places(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             kind: type[nn.Conv2d] = type(module)
-            module.__class__ = _sparing(kind)  # type: ignore[arg-type]
+            module.__class__ = _mixed(_Float32AtOnePlace, kind)  # type: ignore[arg-type]
 
 
 @cache
-def _sparing(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
-    return kind if issubclass(kind, _Float32AtOnePlace) else type(kind.__name__, (_Float32AtOnePlace, kind), {})
-
-
-@cache
-def _multiplying(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
-    return type(kind.__name__, (_MatrixGradient, kind), {})
+def _mixed(mixin: type[nn.Conv2d], kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
+    return kind if issubclass(kind, mixin) else type(kind.__name__, (mixin, kind), {})
 
 
 class _Convolution(torch.autograd.Function):

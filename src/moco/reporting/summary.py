@@ -103,8 +103,7 @@ def _linear(run: RunFacts) -> str:
     chance = f"; guessing would give {percent(1 / len(result.classes), 1)}"
     now = len(run.rows)
     when = f"{result.checkpoint} checkpoint" + (f", epoch {result.epoch} of {now}" if result.epoch != now else "")
-    data = run.environment.get("data")
-    other = f" of {result.data}" if data and result.data_sha256 and result.data_sha256 != data else ""
+    other = f" of {result.data}" if result.of_other_data(run.environment.get("data")) else ""
     return (
         f"Linear classification{other} ({result.protocol}, {when}): {percent(result.val_top1)} of "
         f"{result.val_images:,} validation images, {percent(result.train_top1)} of {result.train_images:,} train "

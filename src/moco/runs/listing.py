@@ -100,7 +100,7 @@ def run_row(path: Path) -> RunRow:
         environment = read_json(run.environment_file, "environment") if run.environment_file.is_file() else {}
         result = run.linear / "result.json"
         linear = LinearResult.load(result) if result.is_file() else None
-        if linear is not None and linear.data_sha256 and linear.data_sha256 != environment.get("data"):
+        if linear is not None and linear.of_other_data(environment.get("data")):
             linear = None  # of other data than the row tells of
     except UserError as error:
         reason = str(error)

@@ -31,7 +31,7 @@ from moco.machine import Precision
 from moco.model.backbone import check_backbone
 from moco.model.moco import MoCo
 from moco.model.recompute import recompute_blocks
-from moco.model.small_maps import multiply_small_maps, spare_single_places
+from moco.model.small_maps import suit_processor
 from moco.randomness import Purpose, torch_seed
 from moco.ranks import ALONE, Ranks
 from moco.rundir import RunDir
@@ -155,10 +155,8 @@ def _model(config: Config, start: Weights | None, runtime: Runtime) -> MoCo:
         begin_from(model, start, config)
     if config.runtime.checkpoint_activations:
         recompute_blocks(model.encoder_q.backbone)
-    if runtime.float32_on_cpu:
-        multiply_small_maps(model.encoder_q)
-    elif runtime.device.type == "cpu":
-        spare_single_places(model.encoder_q)
+    if runtime.device.type == "cpu":
+        suit_processor(model.encoder_q, runtime.float32_on_cpu)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     return model

@@ -22,7 +22,7 @@ from moco.evaluators.frozen import Frozen
 from moco.evaluators.scores import classify
 from moco.model.backbone import feature_dim
 from moco.model.batchnorm import join_batchnorm
-from moco.model.small_maps import multiply_small_maps, spare_single_places
+from moco.model.small_maps import suit_processor
 from moco.model.tuned import Tuned
 from moco.randomness import Purpose, torch_seed
 from moco.results import SplitScores
@@ -75,10 +75,8 @@ def prepare_tuning(tuning: Tuning) -> PreparedTuning:
     )
     options = tuning.options
     model = _model(tuning, opened).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if runtime.float32_on_cpu:
-        multiply_small_maps(model)
-    elif runtime.device.type == "cpu":
-        spare_single_places(model)
+    if runtime.device.type == "cpu":
+        suit_processor(model, runtime.float32_on_cpu)
     optimizer = build_optimizer(model.backbone, tuning.optimizer, runtime.workers)
     scale = tuning.head_scale
     head = {"params": list(model.head.parameters()), "lr": tuning.optimizer.lr * scale, "lr_scale": scale}

@@ -71,9 +71,9 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     newest = checkpoint.load_for_evaluation(folder.checkpoints, "last")
     about = (content or newest)["about"]
     prepared = prepare(config, Precision(about["precision"], "as this run began"), begins=content is None)
-    problems = [*_of_the_records(folder, newest, prepared), *_of_the_names(folder, found)]
-    if content is not None and (changes := forbidden_changes(from_dict(content["config"]), config)):
-        problems.append(f"config.yaml isn't that of the checkpoint of step {start}: {'; '.join(changes)}")
+    opened = [each for each in (newest, content) if each is not None]
+    problems = [*_of_the_configuration(opened, prepared), *_of_the_metrics(folder, newest, prepared)]
+    problems += _of_the_names(folder, found)
     if other := list(_other_inputs(about, prepared)):
         return Verification(start + 1, start, [], problems=[*problems, *other])
     if content is not None:
@@ -129,11 +129,15 @@ def _other_inputs(about: dict[str, Any], prepared: Prepared) -> Iterator[str]:
         yield f"{prepared.config.model.mask_groups} has other groups than it was trained with"
 
 
-def _of_the_records(folder: RunDir, content: checkpoint.Content, prepared: Prepared) -> Iterator[str]:
-    """What the run's files say otherwise than its checkpoint."""
-    changes = forbidden_changes(from_dict(content["config"]), prepared.config)
-    if changes:
-        yield f"config.yaml isn't the checkpoint's: {'; '.join(changes)}"
+def _of_the_configuration(opened: list[checkpoint.Content], prepared: Prepared) -> Iterator[str]:
+    """What config.yaml says otherwise than the checkpoints, each once."""
+    changes = [forbidden_changes(from_dict(content["config"]), prepared.config) for content in opened]
+    for words in dict.fromkeys("; ".join(found) for found in changes if found):
+        yield f"config.yaml isn't the checkpoint's: {words}"
+
+
+def _of_the_metrics(folder: RunDir, content: checkpoint.Content, prepared: Prepared) -> Iterator[str]:
+    """What metrics.csv says otherwise than the newest checkpoint."""
     rows = content["state"]["rows"]
     table = read_csv(folder.metrics_file) if folder.metrics_file.is_file() else []
     if len(table) > len(rows) and len(rows) < (prepared.config.train.epochs or 0):  # killed before it saved again
