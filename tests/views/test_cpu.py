@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +198,31 @@ def test_compiles_each_time_where_nothing_can_be_kept(monkeypatch: pytest.Monkey
     assert kernel.load() is kernel.views
     assert len(lines) == 1
     assert "NUMBA_CACHE_DIR" in lines[0]
+
+
+DIGEST = """
+import hashlib, numpy as np, torch
+from moco.views import cpu
+from moco.views.parameters import draw
+from moco.views.pipelines import Pipeline
+from moco.views.ragged import Ragged
+
+side, images = np.full(24, 20, np.int32), np.arange(24)
+pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, 24 * 1200, np.uint8))
+source, seen = Ragged(pixels, images * 1200, side, side), hashlib.sha256()
+for size in range(4, 20):
+    p = Pipeline(size, scale=(0.05, 1))
+    seen.update(cpu.apply(source, images, draw(p, side, side, images, 7, 0, 0), p).contiguous().numpy().tobytes())
+print(seen.hexdigest())
+"""
+
+
+def test_what_compiles_the_kernel_makes_the_bits_of_what_loads_it(tmp_path: Path) -> None:
+    """Two processes of one run were one that had compiled it and one that found it compiled."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert ["compiled the view kernel" in run.stderr for run in runs] == [True, False]
+    assert runs[0].stdout == runs[1].stdout

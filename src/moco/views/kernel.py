@@ -22,8 +22,15 @@ RED, GREEN, BLUE = (np.float32(weight) for weight in GREY_WEIGHTS)
 U1, U2, U3, U4, U5 = (np.uint64(number) for number in range(1, 6))
 ZERO, ONE, SIX, SIXTH = (np.float32(number) for number in (0, 1, 6, 1 / 6))
 
-# Without the wrappers that would let Python call them, these compile in less time.
-_INNER: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Without the wrappers that would let Python call them, these compile in less time. All go into `views`, for one that
+# stayed a function by itself would be what it was compiled to alone in the process that compiles, and what became of
+# it beside the others in one that loads the file: other bits where a loop ends (a sum, or fused into one operation).
+_INNER: dict[str, Any] = {
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "forceinline": True,
+}
 compiled = njit(fastmath=True, **_INNER)
 # Without reordered sums, or LLVM would make vectors of the three or four taps of a pixel.
 compiled_in_order = njit(fastmath={"contract", "nnan", "ninf", "nsz"}, **_INNER)
@@ -331,12 +338,11 @@ def _blur(plane: Any, size: int, weights: Any, radius: int, spare: Any) -> None:
     reach = (radius + 2) // 3 * 3
     inner = max(size - 2 * reach, 0)
     down = spare[reach : reach + plane.size]
-    for y in range(reach if inner else size):
-        _blur_down(plane, size, y, 1, weights[: 1 + reach], down)
-    if inner:
-        _blur_down(plane, size, reach, inner, weights[: 1 + reach], down)
-        for y in range(reach + inner, size):
-            _blur_down(plane, size, y, 1, weights[: 1 + reach], down)
+    y = 0
+    while y < size:
+        rows = inner if inner and y == reach else 1
+        _blur_down(plane, size, y, rows, weights[: 1 + reach], down)
+        y += rows
     for k in range(1, reach, 3):
         low, high = reach - k, reach + k
         a, b = spare[low : low + plane.size], spare[high : high + plane.size]
