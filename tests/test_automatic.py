@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 import moco
 from moco.automatic import as_values, choices, reasons
@@ -53,6 +54,20 @@ def test_from_python(flat: Path) -> None:
     assert isinstance(config, Config)
     assert (config.optimizer.name, config.optimizer.lr, config.views.size) == ("muon", 0.5, 64)
     assert config.train.batch_size is None  # by the number of images, once they are packed
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it(flat: Path) -> None:
+    asked = {"data": str(flat), "runtime": {"device": "cpu"}}
+    warm_ups = [recipe("auto", **asked, **{"train.epochs": epochs}).schedule.warmup_epochs for epochs in (1, 4, 40)]
+    assert warm_ups == [0.1, 0.4, 1.0]
+
+
+def test_print_config_prints_what_auto_takes(flat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["pretrain", "--data", str(flat), "--runtime.device", "cpu", "--train.epochs", "1", "--print_config"]
+    assert main(words) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["optimizer"]["name"] == "muon" and printed["schedule"]["warmup_epochs"] == 0.1
+    assert "recipe" not in printed  # a file of this is a recipe
 
 
 def test_a_network_of_one_size_is_evaluated_at_it(flat: Path) -> None:

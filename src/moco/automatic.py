@@ -23,8 +23,8 @@ class Choice:
     reason: str
 
 
-def choices(short_side: int, device: str) -> list[Choice]:
-    """What suits images of `short_side` pixels (the median) on a `device`, `cpu` or `cuda`.
+def choices(short_side: int, device: str, epochs: int | None = None) -> list[Choice]:
+    """What suits images of `short_side` pixels (the median) on a `device`, `cpu` or `cuda`; `epochs` where given.
 
     Batch, parts, queue and epochs stay open: they follow from the number of images and from what else is given
     (`sizing.py`). The rules are measured where docs/learning.md says so, and guesses by them elsewhere.
@@ -34,6 +34,7 @@ def choices(short_side: int, device: str) -> list[Choice]:
     tiny = not on_cpu and short_side <= TINY
     size = affordable if on_cpu else min(affordable, max(short_side // STEP * STEP, LEAST))
     small = on_cpu or tiny
+    warmup = 1.0 if epochs is None else min(1.0, epochs / 10)
     return [
         Choice("model.backbone", "resnet18" if small else "resnet50", f"what trains in reasonable time {where}"),
         Choice("model.small_stem", tiny, f"the images have {short_side} px"),
@@ -48,7 +49,7 @@ def choices(short_side: int, device: str) -> list[Choice]:
         Choice("optimizer.lr", 0.01, "Muon's, whatever the batch"),
         Choice("optimizer.momentum", 0.95, "Muon's"),
         Choice("optimizer.weight_decay", 0.05, "Muon's"),
-        Choice("schedule.warmup_epochs", 1.0, "a cosine to zero after one epoch"),
+        Choice("schedule.warmup_epochs", warmup, "a cosine to zero after the first epoch, or a tenth of a short run"),
         Choice("schedule.per", "step", "the rate moves every step: epochs are few"),
         *(Choice(name, None, "") for name in OPEN),
     ]

@@ -55,6 +55,8 @@ def test_without_data_or_rounds_it_is_a_mistake(capsys: pytest.CaptureFixture[st
     assert "--rounds" in capsys.readouterr().err
     assert main(["bench", *SMALL, "--data=shapes", "--load=-1"]) == 2
     assert "--load" in capsys.readouterr().err
+    assert main(["bench", *SMALL, "--data=shapes", "--runtime.devices=2"]) == 2
+    assert "leave out --runtime.devices" in capsys.readouterr().err
 
 
 def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:

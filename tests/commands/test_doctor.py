@@ -81,7 +81,12 @@ def test_the_json_is_written_before_anything_is_printed(tree: Path) -> None:
 
 def test_unlabelled(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "data/train/cat"]) == 0
-    assert "4 images without labels" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 images without labels" in out
+    rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
+    assert "no labels here: not looked for" in rows["same file under two classes"]
+    assert "no val here: not looked for" in rows["same file in train and val"]
+    assert "fine" in rows["same file twice"]
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def test_hf_is_a_folder_that_timm_loads(run: Path, images: Tensor) -> None:
     assert tested["input_size"] == (3, 40, 40) and tested["crop_pct"] == config["crop_pct"]
     assert not network.pretrained_cfg["origin_url"] and "1911.05722" in str(network.pretrained_cfg["paper_ids"])
     assert "library_name: timm" in (path / "README.md").read_text()
+    assert len({(path / name).stat().st_mode for name in ("config.json", "model.safetensors", "README.md")}) == 1
 
 
 def test_onnx_takes_any_batch_and_raw_pixels(run: Path, images: Tensor) -> None:
@@ -172,6 +173,13 @@ def test_what_a_format_cant_name_is_refused_with_one_that_can(labelled: Path, tm
     headed = made(labelled, tmp_path / "headed", head_batchnorm=True)
     with pytest.raises(moco.UserError, match="MoCo v1's head and v2's, not this one; --format torchvision would do"):
         moco.export(headed, "official")
+
+
+def test_a_licence_is_said_or_refused(run: Path) -> None:
+    assert "license: mit" in (moco.export(run, "hf", licence="mit").path / "README.md").read_text()
+    for name in ("torchvision", "timm", "official", "onnx", "detectron2"):
+        with pytest.raises(moco.UserError, match=f"{name} has no place for a licence"):
+            moco.export(run, name, licence="mit")
 
 
 def test_an_unknown_format_names_the_known(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from moco.commands.parsing import Parser, json_file
@@ -89,18 +90,23 @@ def show(found: Diagnosis) -> None:
 
 
 def _findings(found: Diagnosis) -> Table:
-    rows = [
-        ("unreadable images", len(found.unreadable), "serious", "packing skips them: repair or remove them"),
-        ("same file in train and val", len(found.exact_leaks), "serious", "validation tests what was trained on"),
-        ("nearly the same in train and val", len(found.near_leaks), "look", "compare them by eye"),
-        ("same file under two classes", len(found.label_conflicts), "look", "one of the labels is wrong"),
-        ("same file twice", len(found.exact_duplicates), "look", "each is seen more often, and is its own negative"),
-        ("nearly the same", len(found.near_duplicates), "look", "the same picture resized, or frames of a video"),
-        ("JPEG without an end marker", len(found.unended), "look", "the pixels are whole: packed as they are"),
+    no_val = "" if found.images["val"] else "no val"
+    no_labels = "" if found.classes else "no labels"
+    rows: list[tuple[str, Sized, str, str, str]] = [
+        ("unreadable images", found.unreadable, "serious", "packing skips them: repair or remove them", ""),
+        ("same file in train and val", found.exact_leaks, "serious", "validation tests what was trained on", no_val),
+        ("nearly the same in train and val", found.near_leaks, "look", "compare them by eye", no_val),
+        ("same file under two classes", found.label_conflicts, "look", "one of the labels is wrong", no_labels),
+        ("same file twice", found.exact_duplicates, "look", "each is seen more often, and is its own negative", ""),
+        ("nearly the same", found.near_duplicates, "look", "the same picture resized, or frames of a video", ""),
+        ("JPEG without an end marker", found.unended, "look", "the pixels are whole: packed as they are", ""),
     ]
     table = _table("finding", "count", "", "what it means")
-    for name, count, severity, meaning in rows:
-        table.add_row(name, str(count), severity if count else "fine", meaning if count else "")
+    for name, cases, severity, meaning, lacking in rows:
+        if lacking:
+            table.add_row(name, "", "", f"{lacking} here: not looked for")
+        else:
+            table.add_row(name, str(len(cases)), severity if cases else "fine", meaning if cases else "")
     return table
 
 

@@ -37,20 +37,18 @@ class RecipeParser(Parser):
         if asked_for_brief_help(argv):
             print(brief_help(self.prog, self.description or "", self.epilog or "", self._actions))
             raise SystemExit(0)
-        if value_of("--recipe", argv) == AUTO:
+        name = value_of("--recipe", argv)
+        if name == AUTO:
             return self._automatic(argv[2:] if argv[0] == "--recipe" else argv[1:], *rest, **kwargs)
-        parsed = super().parse_args(argv, *rest, **kwargs)
-        if parsed.get("recipe") is None:
-            return self._automatic(argv, *rest, **kwargs)
-        return parsed
+        return self._automatic(argv, *rest, **kwargs) if name is None else super().parse_args(argv, *rest, **kwargs)
 
     def _automatic(self, argv: list[str], *rest: Any, **kwargs: Any) -> Any:
         """Options without a recipe: they are looked at alone first, for the data and the device that they name."""
-        parsed = super().parse_args(argv, *rest, **kwargs)
+        parsed = super().parse_args(without_print(argv) if self.look else argv, *rest, **kwargs)
         if not self.look:
             return parsed
         alone = config_of(parsed)
-        asked = {name: value_of(f"--{name}", argv) for name in ("model.backbone", "views.size")}
+        asked = {name: value_of(f"--{name}", argv) for name in ("model.backbone", "views.size", "train.epochs")}
         given = {name: yaml.safe_load(value) for name, value in asked.items() if value is not None}
         made = automatic(alone.data, {"store": alone.store, "runtime": alone.runtime, **given})
         with tempfile.TemporaryDirectory() as scratch:
@@ -67,6 +65,11 @@ def asked_for_brief_help(argv: list[str]) -> bool:
     """Whether `argv` has `--help` or `-h`, and not `--help all`."""
     place = next((n for n, word in enumerate(argv) if word in ("-h", "--help")), None)
     return place is not None and argv[place + 1 : place + 2] != ["all"]
+
+
+def without_print(argv: list[str]) -> list[str]:
+    """`argv` without `--print_config`, which would print before the recipe is known."""
+    return [word for word in argv if word.split("=")[0] != "--print_config"]
 
 
 def config_of(args: Any) -> Config:

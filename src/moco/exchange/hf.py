@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from torch import Tensor
@@ -37,6 +38,7 @@ class HuggingFace(Format):
 
     name, file = "hf", "hf"
     files = ("config.json", "model.safetensors", "README.md")
+    licensed = True
 
     def refusal(self, run: Outgoing) -> str:
         return "" if named_in("timm", run) else not_named("timm", run)
@@ -60,6 +62,7 @@ class HuggingFace(Format):
         if named.options:
             options["model_args"] = named.options
         timm.models.save_for_hf(network, str(folder), model_config=options, safe_serialization=True)
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors lets its owner alone read
         write_text(folder / "README.md", card(run))
 
     def features(self, run: Outgoing, path: Path, images: Tensor) -> Tensor:

@@ -88,6 +88,7 @@ class Format(ABC):
     files: tuple[str, ...] = ()
     tolerance: float = 0.0
     bakes: bool = False  # whether the file can normalise pixels itself
+    licensed: bool = False  # whether the file can say the weights' licence
 
     @abstractmethod
     def refusal(self, run: Outgoing) -> str:
@@ -125,6 +126,8 @@ def write_verified(made: Format, run: Outgoing, path: Path) -> float:
         raise UserError(f"--format {made.name}: {complaint}")
     if run.bake and not made.bakes:
         raise UserError(f"--format {made.name} holds weights and no arithmetic: --preprocessing is for onnx")
+    if run.licence is not None and not made.licensed:
+        raise UserError(f"--format {made.name} has no place for a licence: --license is for safetensors and hf")
     if made.files:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path, made.files) as folder:

@@ -19,6 +19,7 @@ class Safetensors(Format):
     """Any backbone; the names are the library's, those of a changed first convolution too."""
 
     name, file = "safetensors", "backbone.safetensors"
+    licensed = True
 
     def refusal(self, run: Outgoing) -> str:
         return ""

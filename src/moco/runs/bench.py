@@ -90,6 +90,8 @@ def bench(config: Config, rounds: int = 5, steps: int = 5, load: int = 0) -> Ben
             raise UserError(f"--{name} is {value}, give {least} or more")
     if config.data is None:
         raise UserError("no data: give --data FOLDER, or --data shapes")
+    if (config.runtime.devices or 1) > 1:
+        raise UserError("moco bench measures one process: leave out --runtime.devices")
     prepared = prepare(replace(config, views=replace(config.views, early_size=None, early_epochs=None)))
     with busy_neighbours(load):
         found, breakdown = _steps(prepared, rounds, steps)

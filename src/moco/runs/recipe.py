@@ -54,7 +54,7 @@ def automatic(data: str | None, changes: Mapping[str, Any]) -> list[Choice]:
     device = _section(changes, "runtime").get("device", "auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    made = choices(short_side, str(device).split(":")[0])
+    made = choices(short_side, str(device).split(":")[0], _section(changes, "train").get("epochs"))
     chosen = from_dict(as_values(made))
     views = replace(chosen.views, size=_section(changes, "views").get("size", chosen.views.size))
     backbone = _section(changes, "model").get("backbone", chosen.model.backbone)
