@@ -84,8 +84,8 @@ def test_unlabelled(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "4 images without labels" in out
     rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
-    assert "no labels here: not looked for" in rows["same file under two classes"]
-    assert "no val here: not looked for" in rows["same file in train and val"]
+    assert "no labels: not looked for" in rows["same file under two classes"]
+    assert "no val: not looked for" in rows["same file in train and val"]
     assert "fine" in rows["same file twice"]
 
 

@@ -104,7 +104,7 @@ def _findings(found: Diagnosis) -> Table:
     table = _table("finding", "count", "", "what it means")
     for name, cases, severity, meaning, lacking in rows:
         if lacking:
-            table.add_row(name, "", "", f"{lacking} here: not looked for")
+            table.add_row(name, "", "", f"{lacking}: not looked for")
         else:
             table.add_row(name, str(len(cases)), severity if cases else "fine", meaning if cases else "")
     return table
