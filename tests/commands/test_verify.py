@@ -167,6 +167,22 @@ def test_a_run_that_is_replayed_from_a_checkpoint_needs_no_first_weights(
     assert moco.verify(out).problems == []
 
 
+def test_a_start_that_was_written_anew_is_named(
+    trained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "weights.pth", tmp_path / "second"
+    weights = moco.load_backbone(trained)[0].state_dict()
+    torch.save(weights, file)
+    options = [*OPTIONS, "--data", str(labelled), "--out", str(out), f"--model.init={file}"]
+    assert main(["pretrain", *options, "--checkpoint.keep=1"]) == 0
+    assert main(["pretrain", "--resume", str(out), "--train.epochs=4"]) == 0
+    assert 0 not in steps_of(out)
+    assert moco.verify(out, steps=1, begin=0).problems == []
+    torch.save({name: value * 2 for name, value in weights.items()}, file)
+    assert main(["verify", str(out), "--begin", "0"]) == 1
+    assert f"{file} holds other weights than it began with" in capsys.readouterr().err
+
+
 def test_nothing_to_compare_with_is_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(run), "--begin", "1"]) == 2
     assert "--begin is 1, checkpoints with recorded steps after them: [0," in capsys.readouterr().err

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ from PIL import ExifTags, Image, ImageCms
 from tests.conftest import picture
 from tests.data.conftest import encoded
 
-from moco.data.images import BadImage, decode
+from moco.data import images, turns
+from moco.data.images import BadImage, decode, read_picture
 from moco.data.item import Item
 from moco.data.levels import full_range
 from moco.data.pack import load
@@ -356,3 +360,33 @@ def test_running_out_of_memory_is_not_damage(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Item, "read", lambda self: b"x")
     with pytest.raises(UserError, match=r"a\.png can't be decoded: not enough memory"):
         load(item, 8, full_range)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "cut JPEG", "deep TIFF", "deep PNG"])
+def test_large_pictures_are_decoded_one_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = np.arange(40 * 30, dtype=np.uint16).reshape(40, 30) * 7
+    buffer = io.BytesIO()
+    picture = Image.fromarray(grey if kind.startswith("deep") else grey.astype(np.uint8))
+    picture.save(buffer, kind.split()[-1])
+    content = buffer.getvalue()[:-2] if kind.startswith("cut") else buffer.getvalue()
+    inside, most, turned = [], [], images._turned
+
+    def slowly(image: Image.Image, orientation: Any) -> Image.Image:
+        inside.append(1)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.pop()
+        return turned(image, orientation)
+
+    monkeypatch.setattr(images, "_turned", slowly)
+    expected = read_picture(content, 20).pixels
+    for large, at_once in ((40 * 30, False), (40 * 30 - 1, True)):
+        monkeypatch.setattr(turns, "LARGE", large)
+        most.clear()
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda _: read_picture(content, 20).pixels, range(8)))
+        assert all(np.array_equal(pixels, expected) for pixels in made)
+        assert (max(most) == 1) == at_once
+    with pytest.raises(BadImage):
+        read_picture(content[: len(content) // 2], 20)
+    assert not turns._large.locked()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moco.data.png import SIGNATURE as PNG
+from moco.data.turns import Turn
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NO_DATA_TAG = 42113  # GDAL_NODATA, https://gdal.org/drivers/raster/gtiff.html
@@ -111,8 +112,8 @@ def equal(numbers: Numbers, value: float) -> NDArray[np.bool_]:
     return np.asarray(numbers == int(value)) if limits.min <= value <= limits.max else np.zeros(numbers.shape, bool)
 
 
-def read_tiff(content: bytes) -> Deep | None:
-    """The numbers of a TIFF's first page; None for 8 bits and less, which are Pillow's.
+def read_tiff(content: bytes, turn: Turn) -> Deep | None:
+    """The numbers of a TIFF's first page, read when it is its `turn`; None for 8 bits and less, which are Pillow's.
 
     None also for what tifffile makes nothing of. Raises `Unsupported` for a layout that isn't read, and what
     tifffile raises over damaged numbers.
@@ -133,6 +134,7 @@ def read_tiff(content: bytes) -> Deep | None:
             return None
         if page.dtype is None or page.dtype.kind not in "uif" or not _plain(page):
             raise Unsupported(f"{layout_of(page)}: {READABLE}")
+        turn.take((page.imagewidth, page.imagelength))
         numbers = page.asarray(maxworkers=1)
         if page.planarconfig == 2 and page.samplesperpixel > 1:
             numbers = np.moveaxis(numbers, 0, -1)

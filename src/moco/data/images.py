@@ -29,6 +29,7 @@ from moco.data.jpeg import endings, has_end
 from moco.data.levels import Range, full_range
 from moco.data.png import SIGNATURE as PNG
 from moco.data.png import damage, without_long_texts
+from moco.data.turns import Turn
 
 SUFFIXES = frozenset(
     {
@@ -90,8 +91,8 @@ def decode(content: bytes, short_side: int, ranges: Callable[[Kind], Range] = fu
 
 def read_picture(content: bytes, short_side: int, ranges: Callable[[Kind], Range] = full_range) -> Picture:
     """What `decode` gives, with what the file was. Raises `BadImage`."""
-    with _damage_named(content):
-        loaded = _loaded(content, short_side)
+    with Turn() as turn, _damage_named(content):
+        loaded = _loaded(content, short_side, turn)
         if isinstance(loaded, Deep):
             image = _turned(_eight_bits(loaded, ranges(loaded.kind)), loaded.orientation)
             height, width = loaded.numbers.shape[:2]
@@ -114,8 +115,8 @@ def can_be_deep(head: bytes) -> bool:
 
 def read_deep(content: bytes) -> Deep | None:
     """An image's numbers if they have more than 8 bits. Raises `BadImage`."""
-    with _damage_named(content):
-        loaded = _loaded(content, 1)
+    with Turn() as turn, _damage_named(content):
+        loaded = _loaded(content, 1, turn)
         return loaded if isinstance(loaded, Deep) else None
 
 
@@ -176,16 +177,17 @@ class _Loaded:
     ended: bool
 
 
-def _loaded(content: bytes, short_side: int) -> _Loaded | Deep:
+def _loaded(content: bytes, short_side: int, turn: Turn) -> _Loaded | Deep:
     """The first frame, not turned yet, at least `short_side` on the short side if the source is."""
     if content.startswith(TIFF):
-        deep = read_tiff(content)
+        deep = read_tiff(content, turn)
         if deep is not None:
             return deep
     ended = not content.startswith(JPEG) or has_end(content)
-    image = _opened(content if ended else _completed(content))
+    image = _opened(content if ended else _completed(content, turn))
     about = image.size, f"{image.format} {image.mode}"
     image.draft("RGB", scaled_size(image.size, short_side))
+    turn.take(image.size)
     image.load()
     deep = read_png(content, _orientation(image)) or of_pillow(image, _orientation(image))
     if deep is not None:
@@ -204,9 +206,9 @@ def _opened(content: bytes) -> Image.Image:
     return image
 
 
-def _completed(content: bytes) -> bytes:
+def _completed(content: bytes, turn: Turn) -> bytes:
     """A JPEG with its end marker put back. Raises `BadImage` if more than that is missing."""
-    _opened(content)  # says what it is if it is no JPEG at all
+    turn.take(_opened(content).size)  # opened, it says what it is if it is no JPEG at all
     first: NDArray[np.uint8] | None = None
     for whole in endings(content):
         pixels = np.asarray(_opened(whole))

@@ -15,6 +15,7 @@ from moco.config_check import check
 from moco.console import percent, say
 from moco.errors import UserError
 from moco.evaluators.monitors import LabelMonitor
+from moco.evaluators.proof import fingerprint
 from moco.files import read_json, write_json
 from moco.launch import launch
 from moco.machine import Precision
@@ -56,7 +57,8 @@ def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = Fals
         loop = prepared.loop(run)
         with _noting_failure(run, ranks):
             if ranks.is_main:
-                run.write_config(prepared.config, {**loop.about, "data_as_given": config.data, "command": sys.argv})
+                began = {"data_as_given": config.data, "command": sys.argv, "start_sha256": _start_digest(prepared)}
+                run.write_config(prepared.config, {**loop.about, **began})
             if config.model.init is not None:
                 loop.save()  # from here on the run doesn't need what it started from
             _measure_baseline(loop, run)
@@ -144,8 +146,14 @@ def _as_begun(folder: RunDir, saved: Config, config: Config) -> dict[str, Any]:
     return {
         "data_as_given": data,
         "command": before.get("command", sys.argv),
+        "start_sha256": before.get("start_sha256"),
         "resumed": [*before.get("resumed", []), sys.argv],
     }
+
+
+def _start_digest(prepared: Prepared) -> str | None:
+    """Of the weights that a run begins with, where `model.init` names them: that file may change."""
+    return None if prepared.config.model.init is None else fingerprint(prepared.training.model)
 
 
 def _check_same_step(found: checkpoint.Found | None, runtime: Runtime) -> None:

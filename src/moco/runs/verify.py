@@ -16,6 +16,8 @@ from moco import checkpoint
 from moco.config import from_dict
 from moco.console import progress, say
 from moco.errors import UserError, in_a_line
+from moco.evaluators.proof import fingerprint
+from moco.files import read_json
 from moco.machine import Precision
 from moco.rundir import RunDir
 from moco.runs.going_on import forbidden_changes
@@ -74,7 +76,8 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     opened = [each for each in (newest, content) if each is not None]
     problems = [*_of_the_configuration(opened, prepared), *_of_the_metrics(folder, newest, prepared)]
     problems += _of_the_names(folder, found)
-    if other := list(_other_inputs(about, prepared)):
+    began_with = None if content is not None else _start_digest(folder)
+    if other := list(_other_inputs(about, prepared, began_with)):
         return Verification(start + 1, start, [], problems=[*problems, *other])
     if content is not None:
         prepared.training.load_state_dict(dict(content))
@@ -121,12 +124,21 @@ def _recorded(file: Path) -> dict[int, Recorded]:
         raise UserError(f"{file} can't be read as a table of steps: {in_a_line(error)}") from error
 
 
-def _other_inputs(about: dict[str, Any], prepared: Prepared) -> Iterator[str]:
-    """What the run was trained on and isn't there any more: nothing can be replayed then."""
+def _start_digest(folder: RunDir) -> str | None:
+    """Of the weights that `model.init` gave the run; None where it names none, or nothing was recorded."""
+    file = folder.environment_file
+    recorded: str | None = read_json(file, "environment").get("start_sha256") if file.is_file() else None
+    return recorded
+
+
+def _other_inputs(about: dict[str, Any], prepared: Prepared, began_with: str | None) -> Iterator[str]:
+    """What the run was trained on, or began with, and isn't there any more: nothing can be replayed then."""
     if about["data"] != prepared.about["data"]:
         yield "the images are not those that it was trained on"
     if about.get("groups") not in (None, prepared.about["groups"]):
         yield f"{prepared.config.model.mask_groups} has other groups than it was trained with"
+    if began_with is not None and began_with != fingerprint(prepared.training.model):
+        yield f"{prepared.config.model.init} holds other weights than it began with: --begin a checkpoint of its own"
 
 
 def _of_the_configuration(opened: list[checkpoint.Content], prepared: Prepared) -> Iterator[str]:
