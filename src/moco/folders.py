@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,8 +42,9 @@ def replaced(place: Path, names: Sequence[str]) -> Iterator[Path]:
 
 def recover(place: Path, names: Sequence[str]) -> None:
     """Clear away what processes left that were killed while they replaced `place`; the caller holds a lock."""
+    temporary = re.compile(rf"\.{re.escape(place.name)}-\d+(\.old)?")
     for left in sorted(place.parent.glob(f".{place.name}-*")):
-        if not (left / MARKER).is_file():
+        if not temporary.fullmatch(left.name) or not (left / MARKER).is_file():
             continue
         if left.name.endswith(".old") and not place.exists():
             left.rename(place)

@@ -27,7 +27,7 @@ _WRITTEN = {
     folder: re.compile(names)
     for folder, names in {
         "checkpoints": rf"{_CHECKPOINT}(\.damaged)?|\.{_CHECKPOINT}\.\d+\.tmp",
-        "linear": r"classifier\.pt|metrics\.csv|result\.json",
+        "linear": r"classifier\.pt|metrics\.csv|result\.json|evaluation\.json",
         "plots": r"(pretrain_loss|pretrain_score|linear_loss|linear_score|labels)\.(png|svg)",
         "tensorboard/projector": r"features\.tsv|labels\.tsv|sprite\.png",
         "tensorboard": r"events\.out\.tfevents\..*|projector_config\.pbtxt",
@@ -169,7 +169,8 @@ class RunDir:
 
     def _clear(self) -> None:
         """Remove what a run wrote here, and the folders that are empty then."""
-        for folder, names in _WRITTEN.items():
+        named = {path.name: _WRITTEN["linear"] for path in self.root.glob("linear-*")}
+        for folder, names in {**named, **_WRITTEN}.items():
             if (self.root / folder).is_dir():
                 remove_written(self.root / folder, names)
             if folder:
@@ -229,6 +230,14 @@ class RunDir:
     @property
     def linear(self) -> Path:
         return self.root / "linear"
+
+    def linear_called(self, name: str | None) -> Path:
+        """The folder of a linear classification; None for the run's own. Raises `UserError` for what is no name."""
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+            raise UserError(
+                f"--name {name!r}: give letters, digits, `-`, `_` and `.`, beginning with one of the first two"
+            )
+        return self.linear if name is None else self.root / f"linear-{name}"
 
     @property
     def evaluation_file(self) -> Path:

@@ -444,3 +444,33 @@ def test_named_evaluators_on_a_checkpoint(made: Made, monkeypatch: pytest.Monkey
     own = {"width": lambda measured, options: [("width", float(measured.train.features.width))]}
     monkeypatch.setattr("moco.evaluators.monitors.EVALUATORS", own)
     assert evaluate_checkpoint(made.path, ["width"]) == {"width": 512.0}
+
+
+def test_a_classifier_of_other_data_is_kept_beside_the_runs_own(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(write_images(tmp_path / "other", {"red": (200, 9, 9), "blue": (9, 9, 200)}))
+    assert moco("linear", made.path, *QUICK) == 0
+    own = contents(made.run.linear)
+    assert f"{made.run.linear} holds the classifier of" in fails(capsys, "linear", made.path, "--data", other, *QUICK)
+    assert moco("linear", made.path, "--data", other, "--name", "colours", *QUICK) == 0
+    said = capsys.readouterr().out
+    (hint,) = [line.removeprefix("next:  ") for line in said.splitlines() if line.startswith("next:")]
+    assert hint == f"moco evaluate {made.path} --data {other} --name colours"
+    assert moco(*shlex.split(hint)[1:]) == 0
+    place = made.run.root / "linear-colours"
+    assert set(contents(place)) == {"classifier.pt", "metrics.csv", "result.json", "evaluation.json"}
+    assert made.json("linear-colours/evaluation.json")["classes"] == ["blue", "red"]
+    assert contents(made.run.linear) == own and not made.run.evaluation_file.exists()
+    assert moco("linear", made.path, "--data", other, "--name", "colours", *QUICK) == 0
+    assert not (place / "evaluation.json").exists()  # it was the earlier classifier's
+    assert "give this one a --name" in fails(capsys, "linear", made.path, "--name", "colours", *QUICK)
+    assert "--name '../x'" in fails(capsys, "linear", made.path, "--name", "../x", *QUICK)
+    assert "--name weeds` first" in fails(capsys, "evaluate", made.path, "--name", "weeds")
+
+
+def test_a_run_that_is_overwritten_takes_its_named_classifiers_with_it(made: Made) -> None:
+    assert moco("linear", made.path, "--name", "mine", *QUICK) == 0
+    (made.run.root / "linear-mine" / "notes.txt").write_text("kept")
+    with RunDir.created(made.run.root, overwrite=True):
+        assert contents(made.run.root / "linear-mine") == {"notes.txt": b"kept"}

@@ -29,12 +29,15 @@ def parser() -> Parser:
         help="last, best, or a kept epoch's number; default: the one that the classifier was trained on",
     )
     made.add_argument("--data", metavar="DIR", help="other labelled data with the same classes")
+    made.add_argument("--name", metavar="NAME", help="of the linear classification, as given to `moco linear`")
     return made
 
 
 def checked(args: Any) -> RunDir:
     """The run of parsed `args`. Raises `UserError` if there is none, without torch."""
-    return RunDir.open(args.run)
+    run = RunDir.open(args.run)
+    run.linear_called(args.name)
+    return run
 
 
 def run(args: Any) -> None:
@@ -42,8 +45,9 @@ def run(args: Any) -> None:
     place = checked(args)
     from moco.runs.evaluate import evaluate
 
-    print_tables(evaluate(args.run, args.checkpoint, args.data))
-    print(f"{place.evaluation_file} holds the same\nnext:  {shlex.join(['moco', 'report', args.run])}")
+    print_tables(evaluate(args.run, args.checkpoint, args.data, args.name))
+    file = place.evaluation_file if args.name is None else place.linear_called(args.name) / "evaluation.json"
+    print(f"{file} holds the same\nnext:  {shlex.join(['moco', 'report', args.run])}")
 
 
 def print_tables(evaluation: Evaluation) -> None:

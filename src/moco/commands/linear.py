@@ -22,6 +22,7 @@ def parser() -> Parser:
         "--checkpoint", type=str, default="last", metavar="WHICH", help="last (default), best, or a kept epoch's number"
     )
     made.add_argument("--data", metavar="DIR", help="other labelled data than the run was trained on")
+    made.add_argument("--name", metavar="NAME", help="keep it in RUN/linear-NAME: one for each data set")
     made.add_class_arguments(LinearOptions, nested_key=None)
     return made
 
@@ -31,7 +32,7 @@ def checked(args: Any) -> LinearOptions:
     values = args.as_dict()
     options = LinearOptions(**{f.name: values[f.name] for f in fields(LinearOptions)})
     options.chosen()
-    RunDir.open(args.run)
+    RunDir.open(args.run).linear_called(args.name)
     return options
 
 
@@ -41,4 +42,5 @@ def run(args: Any) -> None:
     from moco.commands.linear_summary import summary
     from moco.runs.linear import linear
 
-    print(summary(args.run, linear(args.run, options, args.checkpoint, args.data), args.data))
+    result = linear(args.run, options, args.checkpoint, args.data, args.name)
+    print(summary(args.run, result, args.data, args.name))

@@ -8,23 +8,25 @@ from moco.console import percent
 from moco.results import LinearResult
 
 
-def summary(run: str, result: LinearResult, data: str | None) -> str:
+def summary(run: str, result: LinearResult, data: str | None, name: str | None = None) -> str:
     """What is printed: the figures, what they are figures of, the proof, where it all is, and what to type next.
 
-    `data` is what was typed after `--data`, None for the run's own.
+    `data` is what was typed after `--data`, None for the run's own, and `name` what was after `--name`.
     """
     proof = result.proof
     tensors = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in proof["trained_tensors"].items())
     val = f"{percent(result.val_top1)} of {result.val_images:,} validation images"
     train = f"{percent(result.train_top1)} of {result.train_images:,} train images"
-    following = shlex.join(["moco", "evaluate", run, *(["--data", data] if data else [])])
+    given = [*(["--data", data] if data else []), *(["--name", name] if name else [])]
+    following = shlex.join(["moco", "evaluate", run, *given])
+    place = f"{run}/linear{f'-{name}' if name else ''}"
     return "\n".join(
         [
             f"linear classification ({result.protocol}), {result.checkpoint} checkpoint, epoch {result.epoch}",
             f"  top-1  {val}, {train}",
             f"  {_choice(result)}",
             f"  trained: {tensors}; the backbone's {proof['frozen_tensors']} tensors are unchanged (SHA-256)",
-            f"  {run}/linear holds classifier.pt, metrics.csv, result.json  ({result.seconds:.0f} s)",
+            f"  {place} holds classifier.pt, metrics.csv, result.json  ({result.seconds:.0f} s)",
             f"next:  {following}",
         ]
     )

@@ -17,29 +17,34 @@ from moco.evaluators.scores import classify
 from moco.ranks import found
 from moco.results import Evaluation
 from moco.rundir import RunDir
-from moco.runs.linear import CLASSIFIER
+from moco.runs.linear import CLASSIFIER, SCORES
 from moco.runs.splits import Opened, open_splits
 from moco.runs.trained import open_run
 
 
-def evaluate(run: str | os.PathLike[str], checkpoint: str | None = None, data: str | None = None) -> Evaluation:
+def evaluate(
+    run: str | os.PathLike[str], checkpoint: str | None = None, data: str | None = None, name: str | None = None
+) -> Evaluation:
     """Score the run's linear classifier on every image of both splits, and write `evaluation.json`.
 
+    That of a classification with a `name` is written beside it, in `linear-NAME/`, that of the run's own in the run.
     Started by torchrun or srun several processes share the work; the first one writes.
 
     Args:
         run: the run's path, or the run.
         checkpoint: as for `linear`; None for the one that the classifier was trained on.
         data: other labelled data with the same classes.
+        name: of the linear classification, as it was given to `linear`.
 
     Raises:
         UserError: there is no classifier, or it fits neither the checkpoint nor the classes.
     """
     folder = RunDir.open(run)
-    file = folder.linear / CLASSIFIER
+    place = folder.linear_called(name)
+    file = place / CLASSIFIER
     if not file.is_file():
-        quoted = shlex.quote(os.fspath(run))
-        raise UserError(f"no classifier in {os.fspath(run)}: run `moco linear {quoted}` first")
+        first = shlex.join(["moco", "linear", os.fspath(run), *(["--name", name] if name else [])])
+        raise UserError(f"no classifier in {os.fspath(run if name is None else place)}: run `{first}` first")
     classifier = Classifier.load(file)
     which = checkpoint or classifier.about["checkpoint"]
     ranks = found()
@@ -62,7 +67,7 @@ def evaluate(run: str | os.PathLike[str], checkpoint: str | None = None, data: s
         environment=describe(),
     )
     if ranks.is_main:
-        evaluation.save(folder.evaluation_file)
+        evaluation.save(folder.evaluation_file if name is None else place / SCORES)
     return evaluation
 
 

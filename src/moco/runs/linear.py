@@ -14,7 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from moco.console import percent, say
+from moco.data.item import printable
 from moco.environment import describe
+from moco.errors import UserError
 from moco.evaluators.classifier import Classifier
 from moco.evaluators.linear_cached import all_views, linear_cached
 from moco.evaluators.linear_options import CachedOptions, LinearOptions, SgdOptions
@@ -32,7 +34,7 @@ from moco.tables import Row, write_csv
 COLUMNS = (
     "epoch", "lr", "loss", "train_top1", "val_top1", "val_loss", "held_out_top1", "held_out_loss", "seconds",
 )  # fmt: skip
-CLASSIFIER, METRICS, RESULT = "classifier.pt", "metrics.csv", "result.json"
+CLASSIFIER, METRICS, RESULT, SCORES = "classifier.pt", "metrics.csv", "result.json", "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -50,34 +52,40 @@ def linear(
     options: LinearOptions | None = None,
     checkpoint: str = "last",
     data: str | None = None,
+    name: str | None = None,
 ) -> LinearResult:
     """Train a linear classifier on the frozen backbone; it, its metrics and the result go to the run's `linear/`.
 
-    The three files are of one fit at any moment: the folder is replaced whole, at the end. Started by torchrun or srun
-    several processes compute the features in shares; the first one writes.
+    With a `name` they go to `linear-NAME/` beside it: one for each data set. The three files are of one fit at any
+    moment: the folder is replaced whole, at the end. Started by torchrun or srun several processes compute the features
+    in shares; the first one writes.
 
     Args:
         run: the run's path, or the run.
         options: the protocol and what is asked of it.
         checkpoint: `last`, `best`, or the number of an epoch whose checkpoint was kept.
         data: other labelled data than the run was trained on.
+        name: of this classification; None for the run's only one, or that of its own data.
 
     Raises:
-        UserError: options, data or checkpoint that can't be right; another process is at it in this run.
+        UserError: options, data or checkpoint that can't be right; a classifier of other data is there; another
+            process is at it in this run.
     """
     chosen = (options or LinearOptions()).chosen()
     folder = RunDir.open(run)
+    place = folder.linear_called(name)
     quoted = shlex.quote(os.fspath(run))
     busy = f"another `moco linear {quoted}` is at work: wait for it"
     ranks = found()
     with contextlib.ExitStack() as held:
         if ranks.is_main:
             held.enter_context(locked(folder.root / ".linear.lock", busy))
-            new = held.enter_context(replaced(folder.linear, (CLASSIFIER, METRICS, RESULT)))
+            new = held.enter_context(replaced(place, (CLASSIFIER, METRICS, RESULT, SCORES)))
         else:
             new = Path(held.enter_context(tempfile.TemporaryDirectory()))  # what the others write is the same
         began_with = folder.identity()
         opened = open_splits(run, checkpoint, data, ranks)
+        _check_replaceable(place, opened)
         started = time.perf_counter()
         with proven(opened.frozen.backbone) as proof:
             if isinstance(chosen, CachedOptions):
@@ -92,6 +100,16 @@ def linear(
         write_csv(new / METRICS, fitted.rows, COLUMNS)
         result.save(new / RESULT)
     return result
+
+
+def _check_replaceable(place: Path, opened: Opened) -> None:
+    """Raises `UserError` where the classifier in `place` is of other data: it isn't this one's to replace."""
+    if not (place / RESULT).is_file():
+        return
+    earlier = LinearResult.load(place / RESULT)
+    if earlier.data != opened.data and earlier.of_other_data(opened.data_sha256):
+        kept = f"{place} holds the classifier of {printable(str(earlier.data))}"
+        raise UserError(f"{kept}: give this one a --name, or remove that folder")
 
 
 def _fit_cached(opened: Opened, options: CachedOptions, proof: Proof) -> _Fitted:
