@@ -60,7 +60,7 @@ def test_torchvision_and_timm_load_it_strictly(run: Path, images: Tensor) -> Non
 
 
 def test_safetensors_say_what_they_are(run: Path, images: Tensor) -> None:
-    path = moco.export(run, "safetensors", licence="mit").path
+    path = moco.export(run, "safetensors", license="mit").path
     network = headless()
     network.load_state_dict(load_file(path), strict=True)
     assert torch.equal(features(network, images), expected(run, images))
@@ -176,10 +176,10 @@ def test_what_a_format_cant_name_is_refused_with_one_that_can(labelled: Path, tm
 
 
 def test_a_licence_is_said_or_refused(run: Path) -> None:
-    assert "license: mit" in (moco.export(run, "hf", licence="mit").path / "README.md").read_text()
+    assert "license: mit" in (moco.export(run, "hf", license="mit").path / "README.md").read_text()
     for name in ("torchvision", "timm", "official", "onnx", "detectron2"):
         with pytest.raises(moco.UserError, match=f"{name} has no place for a licence"):
-            moco.export(run, name, licence="mit")
+            moco.export(run, name, license="mit")
 
 
 def test_an_unknown_format_names_the_known(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ def export(
     format: str,
     out: str | os.PathLike[str] | None = None,
     checkpoint: str = "last",
-    licence: str | None = None,
+    license: str | None = None,
     preprocessing: bool = False,
 ) -> Exported:
     """Write a run's weights for other tools.
@@ -53,7 +53,7 @@ def export(
         format: `torchvision`, `timm`, `safetensors`, `official`, `onnx`, `detectron2` or `hf`.
         out: a new file (a folder for `hf`); default below `export` in the run, where an earlier one is replaced.
         checkpoint: `last`, `best`, or the number of an epoch whose checkpoint was kept.
-        licence: of the weights, by its SPDX name, for formats that say it.
+        license: of the weights, by its SPDX name, for formats that say it.
         preprocessing: bake the pixels' normalisation in: `onnx` then takes uint8 RGB (N, size, size, 3).
 
     Raises:
@@ -70,7 +70,7 @@ def export(
     views = scaling(opened.config.views)
     name = opened.path.resolve().name
     facts = _facts(opened, content, model)
-    outgoing = Outgoing(name, opened.config, model, content, views.mean, views.std, facts, licence, preprocessing)
+    outgoing = Outgoing(name, opened.config, model, content, views.mean, views.std, facts, license, preprocessing)
     with locked(opened.path / ".export.lock", f"another `moco export` is at work in {opened.path}: wait for it"):
         difference = write_verified(made, outgoing, path)
     say(f"{path}: features equal the run's" + (f" to {difference:.1e}" if difference else ", bit for bit"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from moco import checkpoint
+from moco.checkpoint import Found, load_for_evaluation, set_aside
 from moco.console import say
 from moco.environment import describe
 from moco.errors import UserError
@@ -35,7 +35,7 @@ def finetune(
     data: str | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    which: str = "last",
+    checkpoint: str = "last",
 ) -> FinetuneResult:
     """Train the run's whole network on labels, and score it on every validation image.
 
@@ -46,7 +46,7 @@ def finetune(
         data: other labelled data than the run was trained on.
         out: a new directory; default: RUN/finetune-NAME, called by source, labels and draw.
         overwrite: replace the fine-tuning that is there.
-        which: the run's checkpoint: `last`, `best`, or the number of an epoch whose checkpoint was kept.
+        checkpoint: the run's: `last`, `best`, or the number of an epoch whose checkpoint was kept.
 
     Raises:
         UserError: anything that can't be right, before something is made.
@@ -60,7 +60,7 @@ def finetune(
     place = Path(out) if out is not None else opened_run.path / default_name(source, options)
     RunDir.check_free(place, overwrite, tuning=True)
     base = opened_run.config
-    prepared = prepare_tuning(Tuning(str(opened_run.path.resolve()), which, source, base, data, options))
+    prepared = prepare_tuning(Tuning(str(opened_run.path.resolve()), checkpoint, source, base, data, options))
     with RunDir.created(place, overwrite, tuning=True) as folder:
         write_json(folder.finetune_file, prepared.tuning.as_dict())
         write_json(folder.environment_file, {**prepared.about, "command": sys.argv})
@@ -86,7 +86,7 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
                 raise UserError("the data has changed since this fine-tuning began: resume needs the same images")
             if changed := what_changed(about, prepared.about):
                 say(f"this fine-tuning began {'; '.join(changed)}: it goes on, but not to the same bits")
-            checkpoint.set_aside(found.damaged)
+            set_aside(found.damaged)
             loop.training.load_state_dict(dict(found.content))
             mend_best(folder, found, loop.training.sampler.steps_per_epoch)
             say(f"resuming at step {loop.training.progress.step} (epoch {loop.training.epoch + 1})")
@@ -94,7 +94,7 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
         return _conclude(prepared, folder)
 
 
-def _as_begun(prepared: PreparedTuning, folder: RunDir, found: checkpoint.Found | None) -> PreparedTuning:
+def _as_begun(prepared: PreparedTuning, folder: RunDir, found: Found | None) -> PreparedTuning:
     """With the step of the run that the fine-tuning began at: the run may have been trained on since.
 
     Raises `UserError` where it was, and no checkpoint has the weights of then, and where another run is there now.
@@ -115,13 +115,13 @@ def _as_begun(prepared: PreparedTuning, folder: RunDir, found: checkpoint.Found 
 
 
 def load_finetuned(
-    place: str | os.PathLike[str], which: str = "last", device: str = "cpu"
+    place: str | os.PathLike[str], checkpoint: str = "last", device: str = "cpu"
 ) -> tuple[nn.Module, Preprocess, list[str]]:
     """A fine-tuned network, the preprocessing that belongs to it, and the class names; no data set is needed.
 
     Args:
         place: the directory of the fine-tuning.
-        which: `last` or `best`.
+        checkpoint: `last` or `best`.
         device: where the module goes.
 
     Returns:
@@ -131,7 +131,7 @@ def load_finetuned(
         UserError: there is no such fine-tuning or checkpoint, or it is damaged.
     """
     folder, tuning = open_tuning(place)
-    content = checkpoint.load_for_evaluation(folder.checkpoints, which)
+    content = load_for_evaluation(folder.checkpoints, checkpoint)
     about, config = content["about"], tuning.base
     classes, width = content["model"]["head.weight"].shape
     model = Tuned(build_model(config).encoder_q.backbone, width, classes)
@@ -147,7 +147,7 @@ def _conclude(prepared: PreparedTuning, folder: RunDir) -> FinetuneResult:
     assert done.best_epoch is not None, "validation is looked at after the last epoch"
     last = best = prepared.scores()
     if done.best_epoch != len(done.rows):
-        content = checkpoint.load_for_evaluation(folder.checkpoints, "best")
+        content = load_for_evaluation(folder.checkpoints, "best")
         weights = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
         prepared.model.load_state_dict(content["model"])
         best = prepared.scores()

@@ -172,7 +172,7 @@ def _tuned(place: RunDir, tuning: Tuning, opened: Opened) -> FinetuneResult:
         if not _is_there(place, tuning, opened):
             say(f"{place.root.name}:")
             t = tuning
-            return finetune(t.run, t.options, t.source, t.data, place.root, overwrite=True, which=t.which)
+            return finetune(t.run, t.options, t.source, t.data, place.root, overwrite=True, checkpoint=t.which)
         return FinetuneResult.load(place.result_file) if place.result_file.is_file() else resume_finetune(place.root)
     except Interrupted as stop:
         raise Interrupted("stopped, and everything is saved: the same `moco labels` goes on with it") from stop

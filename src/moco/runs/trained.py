@@ -130,13 +130,13 @@ def ragged(arrays: Sequence[NDArray[np.uint8]]) -> Ragged:
 
 
 def load_backbone(
-    run: str | os.PathLike[str], which: str = "last", device: str = "cpu"
+    run: str | os.PathLike[str], checkpoint: str = "last", device: str = "cpu"
 ) -> tuple[nn.Module, Preprocess]:
     """A run's backbone, without head, and the preprocessing that belongs to it; the data set is not needed.
 
     Args:
         run: the run's path, or the run.
-        which: `last`, `best`, or the number of an epoch whose checkpoint was kept.
+        checkpoint: `last`, `best`, or the number of an epoch whose checkpoint was kept.
         device: where the module goes.
 
     Returns:
@@ -145,7 +145,7 @@ def load_backbone(
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
-    opened, content, model = open_model(run, which)
+    opened, content, model = open_model(run, checkpoint)
     backbone = model.encoder_q.backbone.to(device)
     ranges = content["about"].get("ranges", {})
     config = opened.config
