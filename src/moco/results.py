@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,11 @@ from moco.files import read_json, write_text
 
 DENSE_CLASSES = 100  # up to here `evaluation.json` has the whole confusion matrix, above the pairs that occur
 Record = TypeVar("Record")
+
+
+def other_data(found: Mapping[str, str], run: Mapping[str, str] | None) -> bool:
+    """Whether fingerprints `found` are of other data than those of a `run`; False where either isn't known."""
+    return bool(run and found) and found != run
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,6 @@ class LinearResult:
     best_on_validation_top1: float | None = None
     best_on_validation_epoch: int | None = None
     environment: dict[str, Any] = field(default_factory=dict)
-
-    def of_other_data(self, run: dict[str, str] | None) -> bool:
-        """Whether it is of other data than the `run` with these fingerprints; False where either isn't known."""
-        return bool(run and self.data_sha256) and self.data_sha256 != run
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; what doesn't apply is left out."""

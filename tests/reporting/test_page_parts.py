@@ -21,7 +21,7 @@ from moco.reporting.embedding_map import laid_out
 from moco.reporting.page import MOST_CLASSES, render
 from moco.reporting.summary import duration, sentences, verdict
 from moco.reporting.thumbnails import SIDES_PX, thumbnail, thumbnails
-from moco.results import FinetuneResult, SplitScores
+from moco.results import FinetuneResult, LinearResult, SplitScores
 from moco.tables import Row
 
 CONFIG = {
@@ -200,6 +200,28 @@ def test_what_few_labels_give_is_on_the_page() -> None:
     assert "12 (10%)" in text and "62.50 %" in text and "random weights" in text
     bare = render(Contents([run()], None, "No pictures.", None, [], {}, "today", "1"))
     assert "With few labels" not in bare and "chart-labels" not in bare.split("<script>")[0]
+
+
+def test_figures_of_other_data_name_it() -> None:
+    scores = SplitScores(8, 1.0, ["a", "b"], [(0, 0, 3), (0, 1, 2), (1, 0, 1), (1, 1, 2)])
+    theirs = {"train": "2", "val": "2"}
+    tuned = FinetuneResult(
+        "runs/a", "last", 10, "run", {"labels": "10%"}, 12, [6, 6], 8, 7, 70, 0.9, scores, scores, 5, "/tuned<", theirs,
+        ["a", "b"], ["a", "b"],
+    )  # fmt: skip
+    linear = LinearResult(
+        "cached", "last", 10, 3, "x", {}, 0.1, 0.0, 1.0, 0.75, 0.5, 1.0, 20, 8, ["a", "b"], "/linear", 1.0, {}, theirs
+    )
+    labels = replace(labels_result(), data="/few", data_sha256=theirs)
+    made = run(
+        environment={"data": {"train": "1", "val": "1"}}, finetuned=[("ft", tuned)], named=[linear], labels=labels
+    )
+    text = render(Contents([made], None, "No pictures.", None, [], {}, "today", "1"))
+    for words in ("ft (labels of /tuned&lt;)", "a, labels of /few:", "Linear classification of /linear (cached, last"):
+        assert words in text
+    own = replace(made, environment={"data": theirs})
+    plain = render(Contents([own], None, "No pictures.", None, [], {}, "today", "1"))
+    assert not any(data in plain for data in ("/tuned", "/few", "/linear"))
 
 
 def page_of(confusion: Confusion, classes: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.label_curves import LabelsResult
-from moco.results import Evaluation, FinetuneResult, LinearResult
+from moco.results import Evaluation, FinetuneResult, LinearResult, other_data
 from moco.tables import Row
 
 
@@ -28,6 +28,7 @@ class RunFacts:
         warnings: (epoch, what the health check says) of each epoch that it finds fault with.
         linear_rows: as in `linear/metrics.csv`.
         linear, evaluation: results, where they are there.
+        named: the linear classifications that were given names.
         finetuned: (name of its directory, result) of each fine-tuning of it.
         labels: accuracy against the number of labels, where it was measured.
         baseline: kNN before training, by name.
@@ -43,6 +44,7 @@ class RunFacts:
     health: tuple[bool | None, str, str] = (True, "", "")
     linear_rows: list[Row] = field(default_factory=list)
     linear: LinearResult | None = None
+    named: list[LinearResult] = field(default_factory=list)
     evaluation: Evaluation | None = None
     finetuned: list[tuple[str, FinetuneResult]] = field(default_factory=list)
     labels: LabelsResult | None = None
@@ -56,6 +58,10 @@ class RunFacts:
         """(the largest measured value of a column, its epoch), None if it never was measured."""
         found = [(value, int(row["epoch"] or 0)) for row in self.rows if (value := row.get(column)) is not None]
         return max(found, key=lambda pair: (pair[0], -pair[1])) if found else None
+
+    def other_data(self, result: LinearResult | LabelsResult | FinetuneResult) -> str:
+        """The data that a result is of, where that is known not to be the run's; else empty."""
+        return str(result.data) if other_data(result.data_sha256, self.environment.get("data")) else ""
 
     @property
     def seconds(self) -> float:

@@ -8,6 +8,7 @@ from typing import Literal
 from moco.config import ViewsConfig
 from moco.console import percent
 from moco.reporting.contents import RunFacts
+from moco.results import LinearResult
 
 HARDLY = 0.02  # a gain in kNN top-1 that chance could make on a few thousand images
 
@@ -23,7 +24,8 @@ class Verdict:
 
 def sentences(run: RunFacts, train_images: int) -> list[str]:
     """What was trained and what came of it; `train_images` is 0 where that isn't known."""
-    return [*filter(None, (_trained(run, train_images), _neighbours(run), _logistic(run), _linear(run)))]
+    classified = [_classified(run, result) for result in run.named]
+    return [*filter(None, (_trained(run, train_images), _neighbours(run), _logistic(run), _linear(run), *classified))]
 
 
 def verdict(run: RunFacts) -> Verdict:
@@ -100,10 +102,14 @@ def _linear(run: RunFacts) -> str:
     result = run.linear
     if result is None:
         return "" if run.best("knn_top1") is None else "There is no linear classification yet (moco linear makes one)."
+    return _classified(run, result)
+
+
+def _classified(run: RunFacts, result: LinearResult) -> str:
     chance = f"; guessing would give {percent(1 / len(result.classes), 1)}"
     now = len(run.rows)
     when = f"{result.checkpoint} checkpoint" + (f", epoch {result.epoch} of {now}" if result.epoch != now else "")
-    other = f" of {result.data}" if result.of_other_data(run.environment.get("data")) else ""
+    other = f" of {data}" if (data := run.other_data(result)) else ""
     return (
         f"Linear classification{other} ({result.protocol}, {when}): {percent(result.val_top1)} of "
         f"{result.val_images:,} validation images, {percent(result.train_top1)} of {result.train_images:,} train "

@@ -26,7 +26,7 @@ from moco.evaluators.scores import classify
 from moco.files import locked
 from moco.folders import replaced
 from moco.ranks import found
-from moco.results import LinearResult
+from moco.results import LinearResult, other_data
 from moco.rundir import RunDir
 from moco.runs.splits import Opened, open_splits
 from moco.tables import Row, write_csv
@@ -107,7 +107,7 @@ def _check_replaceable(place: Path, opened: Opened) -> None:
     if not (place / RESULT).is_file():
         return
     earlier = LinearResult.load(place / RESULT)
-    if earlier.data != opened.data and earlier.of_other_data(opened.data_sha256):
+    if earlier.data != opened.data and other_data(earlier.data_sha256, opened.data_sha256):
         kept = f"{place} holds the classifier of {printable(str(earlier.data))}"
         raise UserError(f"{kept}: give this one a --name, or remove that folder")
 

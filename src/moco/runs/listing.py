@@ -12,7 +12,7 @@ from moco.config import Config
 from moco.config_check import flat
 from moco.errors import UserError
 from moco.files import read_json
-from moco.results import LinearResult
+from moco.results import LinearResult, other_data
 from moco.rundir import RunDir
 from moco.tables import Row, Value, read_csv
 from moco.words import value_of
@@ -100,7 +100,7 @@ def run_row(path: Path) -> RunRow:
         environment = read_json(run.environment_file, "environment") if run.environment_file.is_file() else {}
         result = run.linear / "result.json"
         linear = LinearResult.load(result) if result.is_file() else None
-        if linear is not None and linear.of_other_data(environment.get("data")):
+        if linear is not None and other_data(linear.data_sha256, environment.get("data")):
             linear = None  # of other data than the row tells of
     except UserError as error:
         reason = str(error)

@@ -142,6 +142,7 @@ def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
         health=_health(rows, run.config),
         linear_rows=read_csv(table) if table.is_file() else [],
         linear=LinearResult.load(linear) if linear.is_file() else None,
+        named=[LinearResult.load(file) for file in sorted(folder.root.glob(f"{folder.linear.name}-*/result.json"))],
         evaluation=Evaluation.load(folder.evaluation_file) if folder.evaluation_file.is_file() else None,
         finetuned=_finetuned(folder),
         labels=LabelsResult.load(folder.labels_file) if folder.labels_file.is_file() else None,
