@@ -49,7 +49,7 @@ def test_usage_lists_every_command() -> None:
         (["pretrain", "--recipe"], "--recipe needs"),
         (["pretrain", "--recipe", "shapes", "--train.epochs", "many"], "--train.epochs"),
         (["pretrain", "--recipe", "shapes", "--train.epochs", "0"], "train.epochs is 0"),
-        (["pretrain", "--recipe", "shapes", "--optimizer.lr", "nan"], "--optimizer.lr: Expected a float"),
+        (["pretrain", "--recipe", "shapes", "--optimizer.lr", "nan"], "--optimizer.lr is nan, give a number"),
         (["linear", "/nowhere/at/all"], "no such folder"),
     ],
 )

@@ -10,6 +10,12 @@ import jsonargparse
 
 from moco.errors import UserError, nearest
 
+_TYPES = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "NoneType": "null",
+    "list[float]": "numbers as [0.1,0.2]", "list[int]": "whole numbers as [1,2]", "list": "a list as [1,2]",
+    "dict": "options as {a: 1}",
+}  # fmt: skip
+
 
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, answering mistakes with `UserError` instead of usage text and a bare exit.
@@ -54,9 +60,27 @@ class Parser(jsonargparse.ArgumentParser):
             return f"unexpected argument {unknown.group(1)!r}; see {self.prog} --help"
         wrong_type = re.search(r'key "([^"]+)": (.+)', text)
         if wrong_type:
-            reason = re.sub(r"<class '(\w+)'>", r"\1", wrong_type.group(2)).replace(" - ", "; ")
-            text = f"--{wrong_type.group(1)}: {reason}"
+            reason = re.sub(r"<class '(\w+)'>", r"\1", wrong_type.group(2))
+            said = _wrong_value(reason)
+            text = f"--{wrong_type.group(1)}{f': {reason}' if said is None else f' {said}'}"
         return text if len(text) <= 400 else text[:400] + " ..."
+
+
+def _wrong_value(reason: str) -> str | None:
+    """What jsonargparse says of a value of the wrong type, as a person would: what it is, and what to give."""
+    _, told, given = reason.rpartition(" value: ")
+    union = re.search(r"Subtypes: \[(.+)\] Errors", reason)
+    kinds = re.findall(r"(?:Literal)?[\w.]+(?:\[[^\]]*\])?", union.group(1)) if union else []
+    kinds = kinds or re.findall(r"Expected a (?:typing\.)?(\w+(?:\[[^\]]*\])?)", reason)[:1]
+    wanted = []
+    for kind in kinds:
+        if kind.startswith("Literal"):
+            names = re.findall(r"'([^']+)'", kind)
+            return f"is {given}, {nearest(given, names)}"
+        wanted.append(_TYPES.get(kind))
+    if not told or not wanted or None in wanted:
+        return None
+    return f"is {given}, give {' or '.join(map(str, wanted))}"
 
 
 def json_file(given: str | None, program: str) -> Path | None:
