@@ -77,6 +77,17 @@ def test_a_mistake_is_answered_before_anything_is_sent(
     assert said.out == ""
 
 
+def test_data_that_is_elsewhere_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["submit", "pretrain", "--recipe=shapes", f"--out={tmp_path / 'runs'}", "--sweep=seed=1,2", "--dry-run"]
+    assert main([*words, f"--data={tmp_path / 'scratch'}"]) == 0
+    assert (
+        capsys.readouterr().err == f"--data {tmp_path / 'scratch'} isn't here: the job has to find it where it runs\n"
+    )
+    for here in (str(tmp_path), "imagenette", "s3://bucket/store"):
+        assert main([*words, f"--data={here}"]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def begun(run: Path, config: Config) -> None:
     with RunDir.created(run) as made:
         made.write_config(config, {})

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from moco.commands.parsing import Parser
+from moco.console import say
+from moco.data.catalog import DATASETS
+from moco.data.folder import parts
+from moco.data.remote import is_remote
 from moco.errors import UserError, nearest
 from moco.runs.recipe import AUTO
 from moco.runs.slurm_options import SlurmOptions
@@ -110,6 +114,7 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
     _check_place(words, sweep)
     out = value_of("--resume", words) or value_of("--out", words) or ""
     parser = command.parser(look=False)
+    elsewhere: set[str] = set()
     for one in combinations(sweep):
         parsed = parser.parse_args([*words[1:], *one.options])
         config = command.checked(parsed)
@@ -117,11 +122,20 @@ def checked(words: Sequence[str], sweep: Sequence[str]) -> tuple[list[str], str]
             continue
         if config.data is None:
             raise UserError("--data is missing: a folder, a tar, or a name from the catalog")
+        elsewhere.update(_not_here(config.data))
         given = None if parsed.get("recipe") and AUTO not in words else named([*words, *one.options])
         place = str(Path(out) / one.name)
         if found := changed(place, config, given):
             raise UserError(f"{place} holds a run that began otherwise ({'; '.join(found)}): give another --out")
+    for part in sorted(elsewhere):
+        say(f"--data {part} isn't here: the job has to find it where it runs")
     return without("--out", words), out
+
+
+def _not_here(data: str) -> list[str]:
+    """The paths that `data` names and this machine hasn't; a cluster's nodes may have them."""
+    paths = [part for part in parts(data) if part not in DATASETS and not is_remote(part)]
+    return [part for part in paths if not Path(part).expanduser().exists()]
 
 
 def _tuning(words: Sequence[str], parsed: Any, options: Any) -> tuple[list[str], str]:
