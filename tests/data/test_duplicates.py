@@ -21,6 +21,13 @@ def test_without_groups_each_image_is_its_own() -> None:
     assert shown.tolist() == [0, 1] and groups == 0
 
 
+def test_a_name_that_two_images_have_says_nothing_of_either() -> None:
+    shown, groups = shown_by(["a", "b", "a", "c"], [["b", "c"]])
+    assert shown.tolist() == [0, 1, 2, 1] and groups == 1
+    with pytest.raises(UserError, match="mask_groups: a stands for several images"):
+        shown_by(["a", "b", "a", "c"], [["a", "b"]])
+
+
 def test_the_doctors_file(tmp_path: Path) -> None:
     file = tmp_path / "doctor.json"
     file.write_text(json.dumps({"exact_duplicates": [["a", "b"]], "near_duplicates": [["c", "d", "e"]]}))

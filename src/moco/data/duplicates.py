@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.data.item import printable
 from moco.errors import UserError
 from moco.files import read_json
 
@@ -85,8 +87,15 @@ def read_groups(file: Path) -> list[list[str]]:
 def shown_by(names: list[str], named_groups: list[list[str]]) -> tuple[NDArray[np.int64], int]:
     """What each image shows, int64 (N,): the number of the first image of its group, its own number without one.
 
-    Groups with an image in common are one. Also returns how many of them have two images or more among `names`.
+    Groups with an image in common are one. Also returns how many of them have two images or more among `names`. Raises
+    `UserError` for a group of an image whose name another one has too, as files of two sources may.
     """
+    grouped = {name for group in named_groups for name in group}
+    if several := sorted(name for name, count in Counter(names).items() if count > 1 and name in grouped):
+        raise UserError(
+            f"model.mask_groups: {printable(several[0])} stands for several images (of several sources of --data), so "
+            "it doesn't say which: put them below one folder, and look for duplicates there"
+        )
     numbers = {name: number for number, name in enumerate(names)}
     found = [[numbers[name] for name in group if name in numbers] for group in named_groups]
     pairs = [(group[0], other) for group in found for other in group[1:]]
