@@ -124,7 +124,8 @@ def _related(config: Config) -> Iterator[str]:
         yield f"schedule.min_lr {config.schedule.min_lr} is above optimizer.lr {config.optimizer.lr}"
     warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
     if epochs is not None and warmup >= epochs and warmup > 0:
-        yield f"schedule.warmup_epochs {warmup} leaves nothing of {epochs} epochs: give {epochs / 10:g}, or 0 for none"
+        left = f"leaves nothing of {epochs} epoch{'s' * (epochs > 1)}"
+        yield f"schedule.warmup_epochs {warmup} {left}: give {epochs / 10:g}, or 0 for none"
     if config.runtime.checkpoint_activations and config.runtime.compile != "off":
         yield "runtime.checkpoint_activations doesn't go with runtime.compile: leave one of them out"
     unknown = [name for name in trackers(config.log) if name not in TRACKERS]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import SMALL
 
 from moco import checkpoint, cli
 from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainConfig, ViewsConfig
@@ -260,6 +261,17 @@ def test_unlabelled_data_has_nothing_to_classify(
     for number, path in enumerate(sorted(made.data.rglob("*.png"))):
         shutil.copy(path, flat / f"{number}.png")
     assert "has no labels" in fails(capsys, "linear", made.path, "--data", str(flat))
+
+
+def test_a_run_that_was_told_to_see_no_labels_is_classified_on_data_that_is_given(
+    made: Made, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = str(tmp_path / "unlabelled")
+    words = [*SMALL, "--store.labels=none", "--data", str(made.data), "--out", run]
+    assert moco("pretrain", *words) == 0
+    assert "has no labels (as asked)" in fails(capsys, "linear", run, *QUICK)
+    assert moco("linear", run, "--data", str(made.data), *QUICK) == 0
+    assert moco("evaluate", run, "--data", str(made.data)) == 0
 
 
 def test_report_says_what_is_missing(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import io
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -258,8 +258,11 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None, ran
     """
     opened = open_frozen(path, which, ranks=ranks)
     config = opened.run.config
+    store = config.store
+    if data is not None and store.labels == "none":  # which was said of the run's own images
+        store = replace(store, labels="auto")
     try:
-        dataset = open_dataset(data or config.data, config.store, config.short_side)
+        dataset = open_dataset(data or config.data, store, config.short_side)
     except UserError as error:
         if data is not None:
             raise
