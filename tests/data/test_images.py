@@ -19,10 +19,12 @@ from tests.conftest import picture
 from tests.data.conftest import encoded
 
 from moco.data import images, turns
+from moco.data.folder import scan
 from moco.data.images import BadImage, decode, read_picture
 from moco.data.item import Item
 from moco.data.levels import full_range
 from moco.data.pack import load
+from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
 from moco.errors import UserError
 
@@ -389,4 +391,18 @@ def test_large_pictures_are_decoded_one_at_a_time(kind: str, monkeypatch: pytest
         assert (max(most) == 1) == at_once
     with pytest.raises(BadImage):
         read_picture(content[: len(content) // 2], 20)
-    assert not turns._large.locked()
+    assert not turns.PICTURES.locked()
+
+
+def test_large_pictures_whose_range_is_found_in_others_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        Image.fromarray(np.full((8, 9), 1000 * number, np.uint16)).save(tmp_path / f"{number}.png")
+    items = scan(str(tmp_path))
+    ranges = Ranges("auto", [items])
+    monkeypatch.setattr(turns, "LARGE", 1)
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda item: read_picture(item.read(), 8, ranges).pixels, items, timeout=30))
+    assert [int(pixels.max()) for pixels in made] == sorted(int(pixels.max()) for pixels in made)
+    assert not turns.PICTURES.locked() and not turns.SAMPLES.locked()

@@ -29,7 +29,7 @@ from moco.data.jpeg import endings, has_end
 from moco.data.levels import Range, full_range
 from moco.data.png import SIGNATURE as PNG
 from moco.data.png import damage, without_long_texts
-from moco.data.turns import Turn
+from moco.data.turns import PICTURES, SAMPLES, Turn
 
 SUFFIXES = frozenset(
     {
@@ -91,7 +91,7 @@ def decode(content: bytes, short_side: int, ranges: Callable[[Kind], Range] = fu
 
 def read_picture(content: bytes, short_side: int, ranges: Callable[[Kind], Range] = full_range) -> Picture:
     """What `decode` gives, with what the file was. Raises `BadImage`."""
-    with Turn() as turn, _damage_named(content):
+    with Turn(PICTURES) as turn, _damage_named(content):
         loaded = _loaded(content, short_side, turn)
         if isinstance(loaded, Deep):
             image = _turned(_eight_bits(loaded, ranges(loaded.kind)), loaded.orientation)
@@ -115,7 +115,7 @@ def can_be_deep(head: bytes) -> bool:
 
 def read_deep(content: bytes) -> Deep | None:
     """An image's numbers if they have more than 8 bits. Raises `BadImage`."""
-    with Turn() as turn, _damage_named(content):
+    with Turn(SAMPLES) as turn, _damage_named(content):
         loaded = _loaded(content, 1, turn)
         return loaded if isinstance(loaded, Deep) else None
 
