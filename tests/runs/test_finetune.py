@@ -263,6 +263,19 @@ def test_a_fine_tuning_goes_on_from_the_step_that_it_began_at(
     assert f"the run was trained on since this fine-tuning began at its step {began}" in capsys.readouterr().err
 
 
+def test_data_that_was_given_by_a_relative_path_is_found_from_anywhere(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    command = ["finetune", str(run), *QUICK, "--data", data.name, "--out", str(tmp_path / "a")]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(4, patch)
+        assert main(command) == 75
+    assert main(["submit", *command, "--dry-run"]) == 0  # it is the same fine-tuning
+    monkeypatch.chdir(tmp_path)
+    assert moco.resume_finetune(tmp_path / "a").epochs == 3
+
+
 def test_batch_norm_is_over_the_whole_batch(data: Path, tmp_path: Path) -> None:
     """However the run's was split: a batch of labelled images is small."""
     words = [*SMALL, "--train.epochs=1", "--schedule.warmup_epochs=0", "--monitor.baseline=false"]

@@ -52,6 +52,12 @@ def parts(spec: str) -> list[str]:
     return found
 
 
+def anchored(spec: str) -> str:
+    """`spec` with the paths in it that are here made absolute: what is stored of it is found from any folder."""
+    here = [str(Path(part).absolute()) if os.path.lexists(part) else part for part in parts(spec)]
+    return ",".join(here)
+
+
 def shape_of(items: list[Item]) -> str:
     """Hex digest of names and sizes: files that differ here have other pictures."""
     digest = hashlib.sha256()

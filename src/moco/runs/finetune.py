@@ -12,6 +12,7 @@ from torch import nn
 
 from moco.checkpoint import Found, load_for_evaluation, set_aside
 from moco.console import say
+from moco.data.folder import anchored
 from moco.environment import describe
 from moco.errors import UserError
 from moco.files import read_json, write_json
@@ -57,6 +58,7 @@ def finetune(
     if source not in SOURCES:
         raise UserError(f"--from is {source!r}, valid: {', '.join(SOURCES)}")
     opened_run = open_run(run)
+    data = None if data is None else anchored(data)
     place = Path(out) if out is not None else opened_run.path / default_name(source, options)
     RunDir.check_free(place, overwrite, tuning=True)
     base = opened_run.config

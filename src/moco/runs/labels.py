@@ -185,7 +185,7 @@ def _is_there(place: RunDir, tuning: Tuning, opened: Opened) -> bool:
     began = read_json(place.environment_file, "environment")
     found = Tuning.from_dict(read_json(place.finetune_file, "fine-tuning"))
     same_run = began.get("run") == run_identity(tuning)
-    found = replace(found, run=tuning.run)  # its path: a folder of runs may have been moved
+    found = replace(found, run=tuning.run, data=tuning.data)  # paths: a folder may have been moved, images are compared
     return found == tuning and same_run and began["data"] == opened.data_sha256 and began["run_step"] == opened.step
 
 

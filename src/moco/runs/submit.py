@@ -15,6 +15,7 @@ from typing import Any
 from moco.config import Config
 from moco.config_check import flat
 from moco.console import say
+from moco.data.folder import anchored
 from moco.errors import EXIT_INTERRUPTED, Interrupted, TrainingFailed, UserError, nearest
 from moco.rundir import RunDir
 from moco.runs.finetune_options import FinetuneOptions, open_tuning
@@ -137,7 +138,10 @@ def changed_tuning(out: str, run: str, source: str, which: str, data: str | None
         return []
     before = open_tuning(out)[1]
     pairs: list[tuple[str, Any, Any]] = [("run", before.run, str(Path(run).resolve())), ("from", before.source, source)]
-    pairs += [("checkpoint", before.which, which), ("data", before.data or "the run's", data or "the run's")]
+    pairs += [
+        ("checkpoint", before.which, which),
+        ("data", before.data or "the run's", anchored(data) if data else "the run's"),
+    ]
     pairs += [(f.name, getattr(before.options, f.name), getattr(asked, f.name)) for f in fields(asked)]
     if before.options.batch_size < asked.batch_size:  # there were fewer images
         pairs = [pair for pair in pairs if pair[0] != "batch_size"]
