@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moco.config import OptimizerConfig
 from moco.threads import Threads
-from moco.train.muon import ROUNDS, is_matrix, orthogonal
+from moco.train.muon import ROUNDS, Muon, is_matrix, orthogonal
 from moco.train.optimizer import build_optimizer, lie_alike, set_lr
 
 
@@ -60,6 +60,20 @@ def test_it_steps_as_timms_does(monkeypatch: pytest.MonkeyPatch) -> None:
     made = steps(theirs, timm_muon.Muon(theirs.parameters(), lr=0.02, momentum=0.95, weight_decay=0.05))
     for a, b in zip(mine, made):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_hooks_are_called_once_whoever_else_made_timms() -> None:
+    weights = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))]
+    timm_muon.Muon([torch.zeros(2, 2, requires_grad=True)])  # torch wraps the class's step
+    ours = Muon([{"params": weights[:1], "use_fallback": False}, {"params": weights[1:], "use_fallback": True}], lr=0.1)
+    called: list[str] = []
+    ours.register_step_pre_hook(lambda *_: called.append("before"))
+    ours.register_step_post_hook(lambda *_: called.append("after"))
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    ours.step()
+    assert called == ["before", "after"]
+    assert all((weight != 1).all() for weight in weights)
 
 
 def test_the_same_bits_for_any_number_of_threads() -> None:

@@ -8,6 +8,7 @@ of 105 GFLOP a step. On the CPU each matrix is a thread's, with one-thread opera
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from moco.threads import Threads
 
 Round = tuple[float, float, float]
 EPS = timm_muon.MUON_EPS
+# Bare: torch wraps the step of a class that somebody has made an optimizer of, and hooks would be called twice in ours.
+_TIMMS_STEP = inspect.unwrap(timm_muon.Muon.step)
 # a, b, c of five rounds that bring singular values from 0.001 up near to 1 (timm's "quintic").
 ROUNDS: list[Round] = [
     (4.0848, -6.8946, 2.9270),
@@ -70,7 +73,7 @@ class Muon(timm_muon.Muon):
                 self._step_matrices(group)
         self.param_groups = [group for group in groups if group["use_fallback"]]
         try:
-            super().step()
+            _TIMMS_STEP(self)
         finally:
             self.param_groups = groups
 
