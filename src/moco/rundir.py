@@ -169,7 +169,7 @@ class RunDir:
 
     def _clear(self) -> None:
         """Remove what a run wrote here, and the folders that are empty then."""
-        named = {path.name: _WRITTEN["linear"] for path in self.root.glob("linear-*")}
+        named = {path.name: _WRITTEN["linear"] for path in self.named_linears}
         for folder, names in {**named, **_WRITTEN}.items():
             if (self.root / folder).is_dir():
                 remove_written(self.root / folder, names)
@@ -181,6 +181,13 @@ class RunDir:
         """Store the effective configuration, and what it ran on beside it."""
         write_json(self.environment_file, environment)
         write_text(self.config_file, yaml.safe_dump(config.as_dict(), sort_keys=False))
+
+    def read_environment(self) -> dict[str, Any]:
+        """What was recorded beside the configuration; empty where nothing was. Raises `UserError` if it is damaged."""
+        if not self.environment_file.is_file():
+            return {}
+        found: dict[str, Any] = read_json(self.environment_file, "environment")
+        return found
 
     def read_config(self) -> Config:
         """The effective configuration of this run. Raises `UserError` if the file is damaged or makes no sense."""
@@ -240,8 +247,17 @@ class RunDir:
         return self.linear if name is None else self.root / f"linear-{name}"
 
     @property
+    def named_linears(self) -> list[Path]:
+        """The folders of the linear classifications that have names."""
+        return sorted(self.root.glob("linear-*"))
+
+    @property
     def evaluation_file(self) -> Path:
         return self.root / "evaluation.json"
+
+    def evaluation_called(self, name: str | None) -> Path:
+        """Where the scores of a linear classification are: those of a named one lie beside its classifier."""
+        return self.evaluation_file if name is None else self.linear_called(name) / self.evaluation_file.name
 
     @property
     def labels_file(self) -> Path:

@@ -46,8 +46,7 @@ def run(args: Any) -> None:
     from moco.runs.evaluate import evaluate
 
     print_tables(evaluate(args.run, args.checkpoint, args.data, args.name))
-    file = place.evaluation_file if args.name is None else place.linear_called(args.name) / "evaluation.json"
-    print(f"{file} holds the same\nnext:  {shlex.join(['moco', 'report', args.run])}")
+    print(f"{place.evaluation_called(args.name)} holds the same\nnext:  {shlex.join(['moco', 'report', args.run])}")
 
 
 def print_tables(evaluation: Evaluation) -> None:

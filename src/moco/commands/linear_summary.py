@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from moco.console import percent
 from moco.results import LinearResult
+from moco.rundir import RunDir
 
 
 def summary(run: str, result: LinearResult, data: str | None, name: str | None = None) -> str:
@@ -19,7 +21,7 @@ def summary(run: str, result: LinearResult, data: str | None, name: str | None =
     train = f"{percent(result.train_top1)} of {result.train_images:,} train images"
     given = [*(["--data", data] if data else []), *(["--name", name] if name else [])]
     following = shlex.join(["moco", "evaluate", run, *given])
-    place = f"{run}/linear{f'-{name}' if name else ''}"
+    place = RunDir(Path(run)).linear_called(name)
     return "\n".join(
         [
             f"linear classification ({result.protocol}), {result.checkpoint} checkpoint, epoch {result.epoch}",

@@ -17,7 +17,7 @@ from moco.evaluators.scores import classify
 from moco.ranks import found
 from moco.results import Evaluation
 from moco.rundir import RunDir
-from moco.runs.linear import CLASSIFIER, SCORES
+from moco.runs.linear import CLASSIFIER
 from moco.runs.splits import Opened, open_splits
 from moco.runs.trained import open_run
 
@@ -67,7 +67,7 @@ def evaluate(
         environment=describe(),
     )
     if ranks.is_main:
-        evaluation.save(folder.evaluation_file if name is None else place / SCORES)
+        evaluation.save(folder.evaluation_called(name))
     return evaluation
 
 

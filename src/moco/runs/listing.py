@@ -97,7 +97,7 @@ def run_row(path: Path) -> RunRow:
     try:
         config = run.read_config()
         rows = read_csv(run.metrics_file) if run.metrics_file.is_file() else []
-        environment = read_json(run.environment_file, "environment") if run.environment_file.is_file() else {}
+        environment = run.read_environment()
         result = run.linear / "result.json"
         linear = LinearResult.load(result) if result.is_file() else None
         if linear is not None and other_data(linear.data_sha256, environment.get("data")):

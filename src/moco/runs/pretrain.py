@@ -140,8 +140,7 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
 
 def _as_begun(folder: RunDir, saved: Config, config: Config) -> dict[str, Any]:
     """The command line that the run began with, the data as it was last given, and the command lines since."""
-    file = folder.environment_file
-    before = read_json(file, "environment") if file.is_file() else {}
+    before = folder.read_environment()
     data = before.get("data_as_given", config.data) if config.data == saved.data else config.data
     return {
         "data_as_given": data,

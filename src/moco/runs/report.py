@@ -136,13 +136,13 @@ def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
         path=os.fspath(given),
         config=flat(run.config),
         rows=rows,
-        environment=read_json(folder.environment_file, "environment") if folder.environment_file.is_file() else {},
+        environment=folder.read_environment(),
         state=state_of(folder, run.config, rows)[0],
         warnings=_warnings(rows, run.config),
         health=_health(rows, run.config),
         linear_rows=read_csv(table) if table.is_file() else [],
         linear=LinearResult.load(linear) if linear.is_file() else None,
-        named=[LinearResult.load(file) for file in sorted(folder.root.glob(f"{folder.linear.name}-*/result.json"))],
+        named=[LinearResult.load(file) for place in folder.named_linears if (file := place / "result.json").is_file()],
         evaluation=Evaluation.load(folder.evaluation_file) if folder.evaluation_file.is_file() else None,
         finetuned=_finetuned(folder),
         labels=LabelsResult.load(folder.labels_file) if folder.labels_file.is_file() else None,
@@ -166,7 +166,7 @@ def _finetuned(folder: RunDir) -> list[tuple[str, FinetuneResult]]:
 
 def _begun_from(place: RunDir) -> str | None:
     """The number of the run that a fine-tuning began from; None for one of before it was noted."""
-    return read_json(place.environment_file, "environment").get("run") if place.environment_file.is_file() else None
+    return place.read_environment().get("run")
 
 
 def _health(rows: list[Row], config: Config) -> tuple[bool | None, str, str]:

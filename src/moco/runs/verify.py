@@ -17,7 +17,6 @@ from moco.config import from_dict
 from moco.console import progress, say
 from moco.errors import UserError, in_a_line
 from moco.evaluators.proof import fingerprint
-from moco.files import read_json
 from moco.machine import Precision
 from moco.rundir import RunDir
 from moco.runs.going_on import forbidden_changes
@@ -76,7 +75,7 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     opened = [each for each in (newest, content) if each is not None]
     problems = [*_of_the_configuration(opened, prepared), *_of_the_metrics(folder, newest, prepared)]
     problems += _of_the_names(folder, found)
-    began_with = None if content is not None else _start_digest(folder)
+    began_with = None if content is not None else folder.read_environment().get("start_sha256")
     if other := list(_other_inputs(about, prepared, began_with)):
         return Verification(start + 1, start, [], problems=[*problems, *other])
     if content is not None:
@@ -122,13 +121,6 @@ def _recorded(file: Path) -> dict[int, Recorded]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{file} can't be read as a table of steps: {in_a_line(error)}") from error
-
-
-def _start_digest(folder: RunDir) -> str | None:
-    """Of the weights that `model.init` gave the run; None where it names none, or nothing was recorded."""
-    file = folder.environment_file
-    recorded: str | None = read_json(file, "environment").get("start_sha256") if file.is_file() else None
-    return recorded
 
 
 def _other_inputs(about: dict[str, Any], prepared: Prepared, began_with: str | None) -> Iterator[str]:
