@@ -248,8 +248,16 @@ class RunDir:
 
     @property
     def named_linears(self) -> list[Path]:
-        """The folders of the linear classifications that have names."""
-        return sorted(self.root.glob("linear-*"))
+        """The folders of this run's linear classifications that have names, by what their results say."""
+        return [place for place in sorted(self.root.glob("linear-*")) if self._is_of_this_run(place)]
+
+    def _is_of_this_run(self, named: Path) -> bool:
+        """Whether a `linear-NAME` is this run's: not a copy that somebody made beside it, nor a replaced run's."""
+        try:
+            result = read_json(named / "result.json", "linear result")
+            return (result.get("run"), f"linear-{result.get('name')}") == (self.identity(), named.name)
+        except (UserError, AttributeError):  # no result of ours
+            return False
 
     @property
     def evaluation_file(self) -> Path:

@@ -484,5 +484,11 @@ def test_a_classifier_of_other_data_is_kept_beside_the_runs_own(
 def test_a_run_that_is_overwritten_takes_its_named_classifiers_with_it(made: Made) -> None:
     assert moco("linear", made.path, "--name", "mine", *QUICK) == 0
     (made.run.root / "linear-mine" / "notes.txt").write_text("kept")
-    with RunDir.created(made.run.root, overwrite=True):
+    copy = shutil.copytree(made.run.linear_called("mine"), made.run.root / "linear-a_copy")
+    copied = contents(copy)
+    assert [place.name for place in made.run.named_linears] == ["linear-mine"]
+    with RunDir.created(made.run.root, overwrite=True) as anew:
         assert contents(made.run.root / "linear-mine") == {"notes.txt": b"kept"}
+        assert contents(copy) == copied
+        shutil.copy(copy / "result.json", made.run.root / "linear-mine")
+        assert anew.named_linears == []  # of the run that was here before

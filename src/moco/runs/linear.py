@@ -7,7 +7,7 @@ import os
 import shlex
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ def linear(
             else:
                 fitted = _fit_sgd(opened, chosen, proof, new / METRICS)
         result = _result(opened, chosen, fitted, proof, time.perf_counter() - started)
+        result = replace(result, run=began_with, name=name)
         keys = ("protocol", "checkpoint", "step", "epoch", "backbone_sha256")
         about = {key: getattr(result, key) for key in keys}
         folder.check_same(began_with)
