@@ -206,3 +206,14 @@ def test_a_tracker_that_is_down_stops_a_beginning_and_no_resume(
     own = Kept()
     assert tell(opened(own, "mlflow", about, begins=False)) == own.heard
     assert capsys.readouterr().err == "--log mlflow: no server: the run goes on without it\n"
+
+
+@pytest.mark.parametrize("place", ["sqlite:////proc/nowhere/x.db", "sqlite:///{root}", "nosuchdatabase://here/x"])
+def test_a_database_that_mlflow_cant_open_is_said_in_a_line(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.format(root=tmp_path))
+    with pytest.raises(UserError) as said:
+        opened(Kept(), "mlflow", About("a", "1", tmp_path, {}))
+    assert str(said.value).startswith("--log mlflow: ") and "\n" not in str(said.value)

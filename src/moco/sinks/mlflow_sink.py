@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,21 @@ class MlflowSink:
 
 def open_sink(about: About) -> tuple[Sink, tuple[type[Exception], ...]]:
     """An `MlflowSink`, and what it may raise. Raises `UserError` where the store can't be reached."""
-    from mlflow.exceptions import MlflowException
-
     from moco.errors import UserError, in_a_line
 
     try:
-        return MlflowSink(about), (MlflowException, OSError)
-    except (MlflowException, OSError) as error:
+        return MlflowSink(about), _failures()
+    except _failures() as error:
         raise UserError(f"--log mlflow: {in_a_line(error)}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What mlflow raises: its own, and of a database what sqlalchemy says, or that there is no driver for it."""
+    from mlflow.exceptions import MlflowException
+
+    own = (MlflowException, OSError, ImportError)
+    if find_spec("sqlalchemy") is None:  # mlflow-skinny has no databases
+        return own
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (*own, SQLAlchemyError)
