@@ -120,6 +120,31 @@ def test_torchs_own_out_of_memory_is_not_damage(tmp_path: Path, monkeypatch: pyt
     assert not isinstance(caught.value, Damaged)
 
 
+def test_the_newest_of_what_is_left_is_found_under_any_name(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, content(10 * epoch), keep=1, best=epoch == 1, keep_epoch=epoch)
+    for name in ("step-00000020.pt", "last.pt"):
+        (tmp_path / name).unlink()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and (found.path.name, found.content["step"]) == ("epoch-0002.pt", 20)
+    found.path.unlink()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found.content["step"] == 10
+
+
+def test_a_disk_without_links_that_is_full_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "link", fails)
+    checkpoint.save(tmp_path, content(1), keep=3, best=True)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 1
+    monkeypatch.setattr(checkpoint.shutil, "copyfileobj", fails)
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.save(tmp_path, content(2), keep=3, best=True)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 1
+
+
 def test_kept_epochs_stay_and_are_found_by_number(tmp_path: Path) -> None:
     for epoch in (1, 2, 3, 4):
         checkpoint.save(tmp_path, content(10 * epoch), keep=1, best=False, keep_epoch=epoch if epoch % 2 == 0 else None)

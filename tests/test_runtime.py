@@ -12,7 +12,7 @@ import torch
 
 from moco.config import RuntimeConfig
 from moco.errors import UserError
-from moco.machine import Precision, choose_device, choose_precision, keep_freed_memory
+from moco.machine import Precision, choose_device, choose_precision, default_threads, keep_freed_memory
 from moco.ranks import Ranks
 from moco.runtime import Runtime
 
@@ -73,6 +73,18 @@ def test_threads_follow_the_containers_quota(monkeypatch: pytest.MonkeyPatch) ->
     assert Runtime(RuntimeConfig("cpu", "float32")).threads == 1
     assert Runtime(RuntimeConfig("cpu", "float32", threads=2)).threads == 2
     torch.set_num_threads(before)
+
+
+def test_processes_share_the_cores_unless_each_was_given_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moco.machine.cores", lambda: 8)
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    four = {by: Ranks(world=4, local_world=4, by=by) for by in ("torchrun", "srun")}
+    assert {by: default_threads(ranks) for by, ranks in four.items()} == {"torchrun": 2, "srun": 2}
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")  # eight each
+    assert {by: default_threads(ranks) for by, ranks in four.items()} == {"torchrun": 2, "srun": 8}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # a process's, as everywhere
+    assert {by: default_threads(ranks) for by, ranks in four.items()} == {"torchrun": 3, "srun": 3}
 
 
 def test_what_is_asked_for_is_taken() -> None:

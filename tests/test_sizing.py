@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from moco.config import Config, ModelConfig, TrainConfig
+from moco.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from moco.config_check import check
 from moco.sizing import advice, sized
 
@@ -40,6 +40,14 @@ def test_270_photographs() -> None:
     )
 
 
+def test_with_muon_on_a_cpu_a_batch_is_128_at_most() -> None:
+    muon = replace(OPEN, optimizer=OptimizerConfig(name="muon"))
+    sizes = {(device, config.optimizer.name): sized(config, 3000, device)[0].batch_size
+             for device in ("cpu", "cuda") for config in (OPEN, muon)}  # fmt: skip
+    assert sizes.pop(("cpu", "muon")) == 128
+    assert set(sizes.values()) == {256}
+
+
 def test_what_is_given_stands() -> None:
     given = replace(
         OPEN, model=replace(OPEN.model, queue_size=999, bn_splits=4), train=TrainConfig(epochs=3, batch_size=64)
@@ -54,6 +62,13 @@ def test_a_queue_of_many_times_the_data_is_said() -> None:
     assert "15 times the 270 images" in said[0] and "--model.queue_size 256" in said[0]
     assert "1 step an epoch" in said[1] and "--train.batch_size 32 would make 8" in said[1]
     assert advice(Config(model=ModelConfig(queue_size=16_384), train=TrainConfig(batch_size=32)), 9469) == []
+
+
+def test_a_queue_that_is_recommended_holds_a_steps_keys() -> None:
+    model = ModelConfig(queue_size=2048, symmetric=True)
+    (said,) = advice(Config(model=model, train=TrainConfig(batch_size=64)), 100)[:1]
+    assert "--model.queue_size 128 would do" in said
+    check(Config(model=replace(model, queue_size=128), train=TrainConfig(batch_size=64)))
 
 
 @pytest.mark.parametrize(

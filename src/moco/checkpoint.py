@@ -147,8 +147,9 @@ def newest(folder: Path) -> Found | None:
     """What a run goes on from: the whole checkpoint of the highest step, under whatever name; None where none was made.
 
     `last.pt` is a second name of the newest numbered file, and a copy of its own on file systems without links or
-    where only it was carried along; `best.pt` is older than both. Raises `UserError` with the list where there are
-    checkpoints and none is whole, and where one can't be read for now: it may be the newest.
+    where only it was carried along; `best.pt` and those kept by their epoch are older than both. Raises `UserError`
+    with the list where there are checkpoints and none is whole, and where one can't be read for now: it may be the
+    newest.
     """
     damaged: list[tuple[Path, str]] = []
     last = _whole(folder / LAST, damaged)
@@ -159,9 +160,10 @@ def newest(folder: Path) -> Found | None:
             return Found(path, content, damaged)
     if last is not None:
         return Found(folder / LAST, last, damaged)
-    best = _whole(folder / BEST, damaged)
-    if best is not None:
-        return Found(folder / BEST, best, damaged)
+    older = [(path, whole) for path in named(folder) if (whole := _whole(path, damaged)) is not None]
+    if older:
+        path, whole = max(older, key=lambda found: found[1]["step"])
+        return Found(path, whole, damaged)
     if damaged:
         listed = ", ".join(f"{path.name} ({reason})" for path, reason in damaged)
         raise UserError(f"no checkpoint in {folder} is whole: {listed}")
@@ -226,5 +228,7 @@ def _point(target: Path, name: Path) -> None:
     try:
         os.link(target, temporary)
     except OSError:  # a file system without hard links
-        shutil.copyfile(target, temporary)
-    temporary.replace(name)
+        with atomic(name) as file, target.open("rb") as whole:
+            shutil.copyfileobj(whole, file)
+    else:
+        temporary.replace(name)

@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 a bug, a failed training or a serious finding of the docto
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import sys
 import traceback
@@ -16,12 +15,14 @@ from importlib import import_module
 from moco import __version__
 from moco.errors import (
     EXIT_INTERRUPTED,
+    EXIT_KEYBOARD,
     EXIT_USER_ERROR,
     FoundProblems,
     Interrupted,
     TrainingFailed,
     UserError,
     nearest,
+    out_of_memory,
 )
 from moco.ranks import found
 from moco.words import named
@@ -58,8 +59,6 @@ LESS_MEMORY = {
     "finetune": "lower --batch_size",
 }
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
@@ -85,24 +84,6 @@ def dispatch(argv: list[str]) -> None:
         raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
     command = import_module(f"moco.commands.{name}")
     command.run(command.parser().parse_args(argv[1:]))
-
-
-def out_of_memory(error: BaseException | None) -> str:
-    """One phrase if `error`, or what it was raised from, is memory that ran out, on the host or a GPU; else empty.
-
-    torch raises types of its own and plain RuntimeErrors; they are told by name and words, so that torch isn't loaded.
-    """
-    while error is not None:
-        words = " ".join(str(error).split())
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        if (
-            kinds & {"MemoryError", "OutOfMemoryError"}
-            or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-            or ("RuntimeError" in kinds and any(phrase in words for phrase in _NO_MEMORY))
-        ):
-            return f"out of memory ({words[:200]})" if words else "out of memory"
-        error = error.__cause__
-    return ""
 
 
 def _less_memory(argv: list[str]) -> str:
@@ -138,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("moco: interrupted before anything had to be saved", file=sys.stderr)
-        return 130
+        return EXIT_KEYBOARD
     except BrokenPipeError:
         sys.stderr.close()
         return 1

@@ -316,7 +316,7 @@ class Config:
 
     @property
     def short_side(self) -> int:
-        """Short side to store in pixels: a crop of `scale_min` of it is not blown up (multiple of 1)."""
+        """Short side to store in pixels: a crop of `scale_min` of it is not blown up."""
         if self.store.short_side is not None:
             return self.store.short_side
         smallest = [(self.views.size, self.views.scale_min)]

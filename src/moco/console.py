@@ -105,6 +105,11 @@ def _columns(unit: str) -> list[ProgressColumn]:
 _listener: Listener = Terminal()
 
 
+def is_silent() -> bool:
+    """Whether nothing is shown."""
+    return isinstance(_listener, Silent)
+
+
 def listen(listener: Listener) -> Listener:
     """Put `listener` in place from now on; returns the one before it."""
     global _listener

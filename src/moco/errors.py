@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75
+EXIT_KEYBOARD = 130  # as shells have it: 128 + SIGINT
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class UserError(Exception):
@@ -40,6 +42,24 @@ def says_damage(error: OSError) -> bool:
     No memory, no permission, a failing disk, too many open files: those pass, or are somebody else's to mend.
     """
     return error.errno in (None, errno.EINVAL)
+
+
+def out_of_memory(error: BaseException | None) -> str:
+    """One phrase if `error`, or what it was raised from, is memory that ran out, on the host or a GPU; else empty.
+
+    torch raises types of its own and plain RuntimeErrors; they are told by name and words, so that torch isn't loaded.
+    """
+    while error is not None:
+        words = " ".join(str(error).split())
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if (
+            kinds & {"MemoryError", "OutOfMemoryError"}
+            or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+            or ("RuntimeError" in kinds and any(phrase in words for phrase in _NO_MEMORY))
+        ):
+            return f"out of memory ({words[:200]})" if words else "out of memory"
+        error = error.__cause__
+    return ""
 
 
 def in_a_line(error: BaseException) -> str:

@@ -22,14 +22,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, TrainingFailed, UserError
+from moco.console import Silent, is_silent, listen
+from moco.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_KEYBOARD,
+    EXIT_USER_ERROR,
+    Interrupted,
+    TrainingFailed,
+    UserError,
+    out_of_memory,
+)
 from moco.files import read_json, write_json
 
 GRACE_S = 30.0  # from the first process that fails to the end of the others
 _LOOK_S = 0.1
 _SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, n))
-_KINDS = {kind.__name__: kind for kind in (UserError, Interrupted, TrainingFailed)}
-_EXITS = {UserError: EXIT_USER_ERROR, Interrupted: EXIT_INTERRUPTED, TrainingFailed: 1}
+# How a process ends that raises one of these; the first kinds are told before the others.
+_EXITS: dict[type[BaseException], int] = {
+    UserError: EXIT_USER_ERROR, MemoryError: EXIT_USER_ERROR, Interrupted: EXIT_INTERRUPTED,
+    KeyboardInterrupt: EXIT_KEYBOARD, TrainingFailed: 1,
+}  # fmt: skip
+_CAUSES = (UserError, MemoryError, Interrupted, KeyboardInterrupt)  # of a failure, never what follows from one
 
 
 class _Ended(NamedTuple):
@@ -41,11 +54,12 @@ def launch(devices: int, function: str, arguments: dict[str, Any], go_on: str) -
     """Call `function` ("moco.module:name") with `arguments` (plain values) in `devices` processes; wait for all.
 
     `go_on` is the command to type after a failure. Raises what the processes raised (`UserError`, `Interrupted`,
-    `TrainingFailed`), and `TrainingFailed` with the rank where one was killed.
+    `TrainingFailed`; `MemoryError` for any way of running out of it; `KeyboardInterrupt` where a signal came before
+    anything had to be saved), and `TrainingFailed` with the rank where one was killed.
     """
     with tempfile.TemporaryDirectory(prefix="moco-") as scratch:
         job = Path(scratch) / "job.json"
-        write_json(job, {"function": function, "arguments": arguments, "argv": sys.argv})
+        write_json(job, {"function": function, "arguments": arguments, "argv": sys.argv, "silent": is_silent()})
         port = _free_port()
         processes = [_started(rank, devices, port, job) for rank in range(devices)]
         before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -97,7 +111,8 @@ def _watched(processes: list[subprocess.Popen[bytes]]) -> list[_Ended]:
             if (code := process.poll()) is not None:
                 del waiting[rank]
                 ended.append(_Ended(rank, code))
-                failed_at = time.monotonic() if code != 0 and failed_at is None else failed_at
+                if code not in (0, EXIT_INTERRUPTED) and failed_at is None:  # after a signal all end, each in its time
+                    failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > GRACE_S:
             _send(list(waiting.values()), signal.SIGKILL)
         time.sleep(_LOOK_S)
@@ -109,11 +124,11 @@ def _raise_for(ended: list[_Ended], folder: Path, go_on: str) -> None:
     failed = [e for e in ended if e.code != 0]
     if not failed:
         return
-    for kind in ("UserError", "Interrupted"):
+    for kind in _CAUSES:
         for rank, _ in sorted(failed):
             told = folder / f"{rank}.json"
-            if told.exists() and (content := read_json(told, "message"))["kind"] == kind:
-                raise _KINDS[kind](content["text"])
+            if told.exists() and (content := read_json(told, "message"))["kind"] == kind.__name__:
+                raise kind(content["text"])
     killed = [e for e in failed if e.code < 0]
     if killed:
         rank, code = killed[0]
@@ -142,15 +157,17 @@ def main(job: Path) -> int:
     _watch_parent()
     content = json.loads(job.read_text())
     sys.argv = content["argv"]
+    if content["silent"]:
+        listen(Silent())
     module, _, name = content["function"].partition(":")
     rank = os.environ["RANK"]
     try:
         getattr(import_module(module), name)(**content["arguments"])
-    except tuple(_EXITS) as error:
-        kind = next(kind for kind in _EXITS if isinstance(error, kind))
-        write_json(job.parent / f"{rank}.json", {"kind": kind.__name__, "text": str(error)})
-        return _EXITS[kind]
-    except Exception:  # noqa: BLE001 - a bug, shown whole, with whose it is
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
+        kind = MemoryError if out_of_memory(error) else next((kind for kind in _EXITS if isinstance(error, kind)), None)
+        if kind is not None:
+            write_json(job.parent / f"{rank}.json", {"kind": kind.__name__, "text": str(error)})
+            return _EXITS[kind]
         print(f"moco: rank {rank}: this is a bug in moco, please report these lines", file=sys.stderr)
         traceback.print_exc()
         return 1

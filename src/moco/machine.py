@@ -83,10 +83,16 @@ def choose_precision(asked: str, device: torch.device, flags: Iterable[str] | No
     return Precision("bf16", f"the processor has {found}")
 
 
-def default_threads() -> int:
-    """The cores that this process may use (torch's count knows no container's quota), or OMP_NUM_THREADS of them."""
+def default_threads(ranks: Ranks = ALONE) -> int:
+    """The cores that this process may use (torch's count knows no container's quota), or OMP_NUM_THREADS of them.
+
+    The processes of a machine share its cores, unless srun gave each its own.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(cores(), int(asked)) if asked.isdecimal() and int(asked) > 0 else cores()
+    if asked.isdecimal() and int(asked) > 0:  # is of a process, as everywhere
+        return min(cores(), int(asked))
+    own = ranks.by == "srun" and bool(os.environ.get("SLURM_CPUS_PER_TASK"))
+    return max(1, cores() // (1 if own else ranks.local_world))
 
 
 @cache

@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -62,9 +62,10 @@ class Runtime:
         self.precision, self.reason = chosen.name, chosen.reason
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.threads = config.threads or max(1, default_threads() // ranks.local_world)
+        self.threads = config.threads or default_threads(ranks)
         on_cpu = self.device.type == "cpu"
         self.workers = Threads(self.threads if on_cpu else 1)
+        self._look_up: Callable[[], None] = lambda: None
         self._control: Any = None  # the group for words between processes, where the GPUs have another
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # streams, and the recording of a step, are of the current one
@@ -105,10 +106,29 @@ class Runtime:
         atexit.register(_leave)
         return fabric
 
+    @contextlib.contextmanager
+    def looking_up(self, look: Callable[[], None]) -> Iterator[None]:
+        """In here `look` is called between the batches of whatever takes long, by all processes alike; it may raise."""
+        before, self._look_up = self._look_up, look
+        try:
+            yield
+        finally:
+            self._look_up = before
+
+    def between_batches(self) -> None:
+        """Called by what takes long, all processes alike."""
+        self._look_up()
+
     @property
     def float32_on_cpu(self) -> bool:
         """Whether convolutions are float32 on the CPU: where those with small maps are products of matrices."""
         return self.device.type == "cpu" and self.precision == "float32"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a run records of it. `gpus` is the one that it computes on, whatever others the machine has."""
+        gpus = [torch.cuda.get_device_name(self.device)] if self.device.type == "cuda" else []
+        return {"gpus": gpus, "precision": self.precision, "reason": self.reason, "threads": self.threads}
 
     @property
     def is_main(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from moco.config import Config
 
 LARGEST_BATCH = 256
+LARGEST_WITH_MUON = 128  # on the CPU: twice of it learnt 2.6 points of kNN less from as many pairs (docs/learning.md)
 STEPS_AN_EPOCH = 8  # at least, of a small folder
 PART = 64  # images that make good batch-norm statistics, and work enough for a thread
 LARGEST_QUEUE = 4096  # beyond it nothing is gained on tens of thousands of images (the MoCo authors' CIFAR notebook)
@@ -28,16 +29,14 @@ class Sizes:
     steps_an_epoch: int
 
 
-def decide(
-    count: int, device: str, symmetric: bool, splittable: bool, batch: int | None = None, processes: int = 1
-) -> Sizes:
-    """The sizes for `count` training images on a `device`, `cpu` or `cuda`; `batch` where it is given."""
-    batch = batch or _batch(count)
+def decide(config: Config, count: int, device: str, splittable: bool, processes: int = 1) -> Sizes:
+    """The sizes for `count` training images on a `device`, `cpu` or `cuda`; `config` may give the batch."""
+    batch = config.train.batch_size or _batch(count, _largest_batch(config, device))
     per_epoch = max(count // batch, 1)
     least, steps, most = LENGTHS["cpu" if device == "cpu" else "cuda"]
     return Sizes(
         batch=batch,
-        queue=max(_queue(count), batch * (2 if symmetric else 1)),
+        queue=_least_queue(config, count, batch),
         epochs=min(max(least, math.ceil(steps / per_epoch)), most),
         parts=_parts(batch, device, processes) if splittable else 1,
         steps_an_epoch=per_epoch,
@@ -53,7 +52,7 @@ def sized(
     batch-norm can be taken over parts of the batch; of several `processes` each has as many parts.
     """
     train, model = config.train, config.model
-    sizes = decide(count, device, model.symmetric, splittable, train.batch_size, processes)
+    sizes = decide(config, count, device, splittable, processes)
     decided = []
     if train.batch_size is None:
         train = replace(train, batch_size=sizes.batch)
@@ -77,10 +76,11 @@ def sized(
 def advice(config: Config, count: int) -> list[str]:
     """What is worth saying of a decided `config` for `count` training images; nothing of a sensible one."""
     found = []
-    if config.queue_size > CROWDED * count:
+    enough = _least_queue(config, count, config.batch_size)
+    if config.queue_size > max(CROWDED * count, enough):
         found.append(
             f"model.queue_size {config.queue_size} is {config.queue_size / count:.0f} times the {count:,} images: each "
-            f"meets its own earlier keys as negatives; --model.queue_size {_queue(count)} would do"
+            f"meets its own earlier keys as negatives; --model.queue_size {enough} would do"
         )
     per_epoch = count // config.batch_size
     if 0 < per_epoch < STEPS_AN_EPOCH // 2 and config.batch_size > _batch(count):
@@ -91,9 +91,13 @@ def advice(config: Config, count: int) -> list[str]:
     return found
 
 
-def _batch(count: int) -> int:
+def _largest_batch(config: Config, device: str) -> int:
+    return LARGEST_WITH_MUON if device == "cpu" and config.optimizer.name == "muon" else LARGEST_BATCH
+
+
+def _batch(count: int, largest: int = LARGEST_BATCH) -> int:
     """The largest power of two that makes enough steps an epoch, or all that a handful of images fills."""
-    return min(LARGEST_BATCH, max(_power_of_two(count // STEPS_AN_EPOCH), min(16, _power_of_two(count))))
+    return min(largest, max(_power_of_two(count // STEPS_AN_EPOCH), min(16, _power_of_two(count))))
 
 
 def _parts(batch: int, device: str, processes: int) -> int:
@@ -105,6 +109,11 @@ def _parts(batch: int, device: str, processes: int) -> int:
     if device == "cpu":
         wanted = max(processes, max(2, min(4, batch // PART)) if batch >= 16 else 1)
     return next((n for n in range(wanted, 0, -1) if batch % n == 0 and n % processes == 0), 1)
+
+
+def _least_queue(config: Config, count: int, batch: int) -> int:
+    """As many keys as help, and at least those of a step."""
+    return max(_queue(count), batch * (2 if config.model.symmetric else 1))
 
 
 def _queue(count: int) -> int:

@@ -200,7 +200,7 @@ def test_a_non_finite_loss_stops_with_the_last_finite_checkpoint_kept(
     assert main(["pretrain", "--resume", str(out), "--train.epochs=3"]) == 1
     said = capsys.readouterr().err
     assert re.search(
-        r"the loss is not finite at step 6 \(lr 0\.\d+\); the last finite checkpoint is .*step-00000006\.pt", said
+        r"the loss is not finite at step 7 \(lr 0\.\d+\); the last finite checkpoint is .*step-00000006\.pt", said
     )
     assert "Traceback" not in said
     assert all(torch.equal(before[name], tensor) for name, tensor in tensors(out).items())

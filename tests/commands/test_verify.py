@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.conftest import SMALL
 import moco
 from moco import checkpoint
 from moco.cli import main
+from moco.config import TRACKERS
 
 OPTIONS = [*SMALL, "--train.epochs=3", "--checkpoint.every_epochs=1", "--optimizer.name=muon", "--optimizer.lr=0.01"]
 
@@ -49,6 +51,31 @@ def test_a_run_is_what_it_says(run: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_short_stretch_compares_losses_alone(run: Path) -> None:
     found = moco.verify(run, steps=1)
     assert (found.losses, found.tensors, found.worst, found.problems) == (1, 0, 0.0, [])
+
+
+def test_a_stretch_that_another_machine_trained_is_compared_as_such(run: Path) -> None:
+    """The checkpoint at its end says where it was trained, not the one that it begins at."""
+    last = checkpoint.numbered(run / "checkpoints")[0]
+    content = torch.load(last, weights_only=True)
+    content["about"]["processor"] = "Another 9000"
+    content["model"] = {n: t + 1e-6 if t.is_floating_point() else t for n, t in content["model"].items()}
+    for path in (last, *checkpoint.named(run / "checkpoints")):
+        path.unlink()
+        torch.save(content, path)
+    found = moco.verify(run)
+    assert found.last == content["step"] and found.problems == []
+    assert len(found.differences) == 1 and "on Another 9000" in found.differences[0]
+
+
+def test_no_tracker_is_needed_to_verify_or_to_go_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = next((name for name in TRACKERS if find_spec(name) is None), None)
+    if missing is None:
+        pytest.skip("every tracker is installed")
+    written = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(written.replace("log: null", f"log: {missing}"))
+    assert moco.verify(run, steps=1).problems == []
+    assert main(["pretrain", "--resume", str(run), "--train.epochs=4"]) == 0
+    assert f'{missing}]": the run goes on without it' in capsys.readouterr().err.replace("'", '"')
 
 
 def alter_loss(run: Path) -> str:

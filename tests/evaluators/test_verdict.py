@@ -90,6 +90,8 @@ def test_the_movement_of_a_step_does_not_hang_on_the_momentum() -> None:
     for m, step, lag in ((0.99, 1000, 0.1), (0.999, 10_000, 1.0), (0.999, 50, 0.05)):
         assert movement({"step": step, "key_lag": lag}, Setting(64, 0.2, m)) == pytest.approx(0.001)
     assert movement({"step": 10}, SETTING) is None
+    rising = Setting(64, 0.2, 0.9, momentum_end=1.0, epochs=10)  # m is 0.95 half way: an average of 20 steps
+    assert movement({"step": 500, "epoch": 5, "key_lag": 0.02}, rising) == pytest.approx(0.001)
 
 
 def test_every_sentence_is_one_line_with_something_to_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,60 @@ def test_a_stop_saves_this_very_moment_and_the_rest_follows(tmp_path: Path) -> N
     assert folder.steps_file.read_text() == (tmp_path / "whole" / "steps.csv").read_text()
 
 
+def test_a_stop_while_it_is_measured_is_obeyed_and_the_row_comes_when_the_run_goes_on(tmp_path: Path) -> None:
+    def measuring(running: Loop, stop_in_epoch: int | None) -> list[tuple[str, float]]:
+        if len(running.training.progress.rows) + 1 == stop_in_epoch:
+            running.signals.stop = "SIGTERM"
+        running.runtime.between_batches()
+        return [("knn_top1", running.training.progress.step / 10)]
+
+    def run(folder: RunDir, made: Training, stop_in_epoch: int | None = None) -> list[dict[str, str]]:
+        one = loop(folder, made, evaluators=[lambda: measuring(one, stop_in_epoch)])
+        one.train()
+        table = csv.DictReader(folder.metrics_file.read_text().splitlines())
+        return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_s")} for row in table]
+
+    whole = training()
+    with RunDir.created(tmp_path / "whole") as folder:
+        rows = run(folder, whole)
+    for epoch in (2, 3):  # in the middle, and in the last
+        with RunDir.created(tmp_path / f"run{epoch}") as folder:
+            with pytest.raises(Interrupted, match=f"stopped and saved at step {3 * epoch}"):
+                run(folder, training(), epoch)
+            found = checkpoint.newest(folder.checkpoints)
+            assert found is not None and found.content["step"] == 3 * epoch
+            assert len(found.content["state"]["rows"]) == epoch - 1
+            rest = training()
+            rest.load_state_dict(dict(found.content))
+            assert rest.row_is_due
+            assert run(folder, rest) == rows
+        assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(rest)))
+        assert folder.steps_file.read_text() == (tmp_path / "whole" / "steps.csv").read_text()
+
+
+def test_whoever_is_told_hears_whether_it_came_to_its_end(tmp_path: Path) -> None:
+    ends: list[bool] = []
+
+    class Ear:
+        def write(self, row: object) -> None: ...
+        def step(self, step: int, values: object) -> None: ...
+        def picture(self, name: str, pixels: object) -> None: ...
+        def close(self, finished: bool) -> None:
+            ends.append(finished)
+
+    def broken() -> list[tuple[str, float]]:
+        raise MemoryError
+
+    for evaluators in ([], [broken]):
+        with RunDir.created(tmp_path / f"run{len(ends)}") as folder:
+            made = loop(folder, training(), evaluators=evaluators, every_epochs=3, sink=lambda run: Ear())
+            with contextlib.suppress(MemoryError), made.telling():
+                made.train()
+    assert ends == [True, False]  # the second had done all its steps
+
+
 def test_a_loss_that_is_no_number_names_its_step_and_what_is_kept(tmp_path: Path) -> None:
-    with RunDir.created(tmp_path / "run") as folder, pytest.raises(TrainingFailed, match=r"step 4 .*step-00000003\.pt"):
+    with RunDir.created(tmp_path / "run") as folder, pytest.raises(TrainingFailed, match=r"step 5 .*step-00000003\.pt"):
         loop(folder, training(poison=4)).train()
 
 

@@ -91,6 +91,7 @@ class Frozen:
         images = np.arange(len(source)) if images is None else images
         with _shown(title, len(images)) as show:
             for group in _groups(range(0, len(images), batch_size), self.runtime.ranks.world):
+                self.runtime.between_batches()
                 each = [images[first : first + batch_size] for first in group]
                 for first, chosen, features in zip(group, each, self._shared(source, view, each)):
                     yield first, features

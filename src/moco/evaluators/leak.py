@@ -30,6 +30,7 @@ from moco.views.source import Source
 
 FEWEST_GROUPS = 3
 IMAGES = 256  # at least so many, in groups of the size that batch-norm sees in training
+PASSES = 5  # of each image: a query and two keys by the batch's statistics, one of each by the running ones
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,25 @@ class LeakMonitor:
     runtime: Runtime
     seed: int
 
+    @property
+    def looks(self) -> int:
+        """Forward passes that asking it costs."""
+        return PASSES * self.group * self._groups
+
+    @property
+    def _groups(self) -> int:
+        """How many it looks at; none where the network has no batch-norm or one over all devices, or too few images."""
+        groups = min(max(FEWEST_GROUPS, -(-IMAGES // self.group)), len(self.source) // self.group)
+        norms = _norms(self.model)
+        spoiled = groups < FEWEST_GROUPS or not norms or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+        return 0 if spoiled else groups
+
     def __call__(self) -> Iterable[tuple[str, float]]:
         """Share of queries whose key is more similar than the keys of all other groups, by each of three statistics.
 
-        Nothing where the network has no batch-norm or one over all devices, or the data too few images.
+        Nothing without groups to look at.
         """
-        groups = min(max(FEWEST_GROUPS, -(-IMAGES // self.group)), len(self.source) // self.group)
-        norms = _norms(self.model)
-        if groups < FEWEST_GROUPS or not norms or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        if (groups := self._groups) == 0:
             return
         count = groups * self.group
         images = permutation(len(self.source), self.seed, Purpose.LEAK)[:count]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.config import Config
+from moco.cosine import momentum
 from moco.tables import Row
 
 # The columns of `leak.py`.
@@ -44,11 +45,20 @@ class Setting:
     queue_size: int
     temperature: float
     momentum: float
+    momentum_end: float | None = None
+    epochs: int | None = None
 
     @classmethod
     def of(cls, config: Config) -> Setting:
         """Of a configuration whose queue is decided."""
-        return cls(config.queue_size, config.model.temperature, config.model.momentum)
+        model = config.model
+        return cls(config.queue_size, model.temperature, model.momentum, model.momentum_end, config.train.epochs)
+
+    def momentum_after(self, epoch: float) -> float:
+        """m of the key encoder after `epoch` epochs."""
+        if self.momentum_end is None or self.epochs is None:
+            return self.momentum
+        return momentum(self.momentum, self.momentum_end, min(epoch / self.epochs, 1.0))
 
     @property
     def guessing(self) -> float:
@@ -104,7 +114,8 @@ def movement(row: Row, setting: Setting) -> float | None:
     lag, step = row.get("key_lag"), _value(row, "step", 0.0)
     if lag is None or step < 1:
         return None
-    return float(lag) / min(step, 1 / max(1 - setting.momentum, 1e-9))
+    m = setting.momentum_after(_value(row, "epoch", 0.0))
+    return float(lag) / min(step, 1 / max(1 - m, 1e-9))
 
 
 def _temperature(rows: Sequence[Row], setting: Setting) -> str | None:
@@ -164,9 +175,9 @@ def _guessing(rows: Sequence[Row], setting: Setting) -> str | None:
 
 
 def _drift(rows: Sequence[Row], setting: Setting) -> str | None:
-    row = rows[-1]
-    top1, batch, running = _value(row, "contrast_top1", 0.0), row.get(BATCH), row.get(RUNNING)
-    if batch is None or running is None or top1 - max(batch, running) <= DRIFT:
+    row = _newest(rows, BATCH, RUNNING)
+    top1, batch, running = (_value(row, name, 0.0) for name in ("contrast_top1", BATCH, RUNNING))
+    if not row or top1 - max(batch, running) <= DRIFT:
         return None
     return (
         f"{top1:.0%} of the positives are told from the queue's older keys, but {running:.0%} from fresh keys of other "
@@ -175,9 +186,8 @@ def _drift(rows: Sequence[Row], setting: Setting) -> str | None:
 
 
 def _leak(rows: Sequence[Row], setting: Setting) -> str | None:
-    batch, shuffled, running = (rows[-1].get(name) for name in (BATCH, SHUFFLED, RUNNING))
-    if batch is None or shuffled is None or running is None:
-        return None
+    row = _newest(rows, BATCH, SHUFFLED, RUNNING)
+    batch, shuffled, running = (_value(row, name, 0.0) for name in (BATCH, SHUFFLED, RUNNING))
     without = max(shuffled, running)
     if batch - without > LEAK:
         return (
@@ -210,6 +220,11 @@ PATIENT_CHECKS: tuple[Check, ...] = (_too_slow, _guessing, _too_easy, _drift, _l
 def _guesses(rows: Sequence[Row], setting: Setting) -> bool:
     """Whether no epoch behind the first (whose queue began with random keys) was better than guessing."""
     return min(_value(row, "loss", 0.0) for row in rows[1:]) > GUESSING * setting.guessing
+
+
+def _newest(rows: Sequence[Row], *names: str) -> Row:
+    """The last row that has all of these, which aren't measured every epoch; an empty one where none has."""
+    return next((row for row in reversed(rows) if all(row.get(name) is not None for name in names)), {})
 
 
 def _value(row: Row, name: str, missing: float) -> float:

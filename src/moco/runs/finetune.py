@@ -66,7 +66,8 @@ def finetune(
     with RunDir.created(place, overwrite, tuning=True) as folder:
         write_json(folder.finetune_file, prepared.tuning.as_dict())
         write_json(folder.environment_file, {**prepared.about, "command": sys.argv})
-        prepared.loop(folder).train()
+        with prepared.loop(folder).telling() as loop:
+            loop.train()
         return _conclude(prepared, folder)
 
 
@@ -92,7 +93,8 @@ def resume_finetune(place: str | os.PathLike[str]) -> FinetuneResult:
             loop.training.load_state_dict(dict(found.content))
             mend_best(folder, found, loop.training.sampler.steps_per_epoch)
             say(f"resuming at step {loop.training.progress.step} (epoch {loop.training.epoch + 1})")
-        loop.train()
+        with loop.telling():
+            loop.train()
         return _conclude(prepared, folder)
 
 

@@ -59,11 +59,16 @@ def what_changed(about: dict[str, Any], now: dict[str, Any]) -> list[str]:
             ("arithmetic", "computing"),
             ("compile", "with runtime.compile"),
         )
-        if key in about and about[key] != now[key]
+        if key in about and _alike(about[key]) != _alike(now[key])
     ]
     before, after = about.get("versions", {}), now["versions"]
     words += [f"with {name} {before[name]}, now {after[name]}" for name in before if before[name] != after.get(name)]
     return words
+
+
+def _alike(value: Any) -> Any:
+    """Without order and repetition: runs of before listed every GPU of the machine."""
+    return set(value) if isinstance(value, list) else value
 
 
 def forbidden_changes(saved: Config, asked: Config) -> list[str]:

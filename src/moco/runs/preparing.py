@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ import torch
 from moco.config import Config
 from moco.config_check import check
 from moco.console import say
+from moco.cosine import momentum
 from moco.data.dataset import Dataset, open_dataset
 from moco.data.duplicates import read_groups, shown_by
 from moco.data.sampler import Sampler
@@ -27,6 +27,7 @@ from moco.evaluators.leak import LeakMonitor
 from moco.evaluators.monitors import LabelMonitor
 from moco.evaluators.verdict import Setting, told
 from moco.exchange.incoming import Weights
+from moco.files import expanded
 from moco.machine import Precision
 from moco.model.backbone import check_backbone
 from moco.model.moco import MoCo
@@ -45,7 +46,6 @@ from moco.train.guard import FiniteGuard
 from moco.train.loop import Evaluator, Loop, Monitors
 from moco.train.optimizer import build_optimizer
 from moco.train.parts import arithmetic
-from moco.train.schedule import momentum
 from moco.train.state import Totals
 from moco.train.step import MoCoStep
 from moco.train.training import Training
@@ -78,12 +78,13 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     this process's place among those that train it.
     """
     runtime = Runtime(config.runtime, decided, ranks)
-    check_installed(config.log)
+    if begins:
+        check_installed(config.log)
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
     data = open_dataset(config.data, config.store, config.short_side)
     if config.model.mask_groups is not None:  # found again from any folder
-        groups_file = str(Path(config.model.mask_groups).expanduser().absolute())
+        groups_file = str(expanded(config.model.mask_groups, "--model.mask_groups").absolute())
         config = replace(config, model=replace(config.model, mask_groups=groups_file))
     say(data.note)
     say(runtime.line())
@@ -138,7 +139,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     )
     monitors = _monitors(training, data, runtime, source)
     about = {
-        **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
+        **describe(), **runtime.about,
         "processes": ranks.world, "arithmetic": arithmetic(model, runtime, config.train.accumulate),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
         "windows": None if sampler.windows is None else digest_of(sampler.windows.chunk_of),
@@ -179,12 +180,14 @@ def _monitors(training: Training[Config], data: Dataset, runtime: Runtime, sourc
     if data.val is None and config.monitor.label_free is not False:
         say(SAID)
     leak = LeakMonitor(model, source, views, config.batch_size // config.bn_splits, runtime, config.seed)
+    evaluators.append(leak)
+    looks += leak.looks
     keys_a_step = config.batch_size * (2 if config.model.symmetric else 1)
     setting = Setting.of(config)
     return Monitors(
         evaluators,
         config.monitor_interval(len(data.train), looks),
-        health=lambda: [*queue_health(model, training.progress.step * keys_a_step), *leak()],
+        health=lambda: queue_health(model, training.progress.step * keys_a_step),
         diagnose=lambda rows: told(rows, setting),
         sink=sinks(training, source),
         best_by="knn_top1" if data.val is not None else BEST_BY,
@@ -201,7 +204,7 @@ def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tens
     """What each training image shows, for the step to know its own keys by; None where all keys are negatives."""
     if not config.model.mask_own:
         return None
-    groups = [] if config.model.mask_groups is None else read_groups(Path(config.model.mask_groups).expanduser())
+    groups = [] if config.model.mask_groups is None else read_groups(Path(config.model.mask_groups))
     shown, found = shown_by(names, groups)
     if groups:
         say(f"model.mask_groups: {found} of {len(groups)} groups have two training images or more")
@@ -217,7 +220,9 @@ def _momentum(config: Config, steps_per_epoch: int) -> Callable[[int], float] | 
     """m of the key encoder at a step; None where it stays."""
     if config.model.momentum_end is None:
         return None
-    return partial(momentum, config.model.momentum, config.model.momentum_end, config.epochs * steps_per_epoch)
+    steps = config.epochs * steps_per_epoch
+    start, end = config.model.momentum, config.model.momentum_end
+    return lambda step: momentum(start, end, step / steps)
 
 
 def _other_sizes(config: Config) -> tuple[int, ...]:

@@ -104,7 +104,7 @@ def prepare_tuning(tuning: Tuning) -> PreparedTuning:
 
     monitors = Monitors([validation], options.every_epochs or 1, best_by="val_top1", account=TUNING)
     about = {
-        **describe(), "precision": runtime.precision, "reason": runtime.reason, "threads": runtime.threads,
+        **describe(), **runtime.about,
         "arithmetic": at_once(model, runtime),
         "data": opened.data_sha256, "batchnorm": "whole batch", "run": run_identity(tuning), "run_step": opened.step,
         "ranges": opened.ranges, "classes": train.classes,

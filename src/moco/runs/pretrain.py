@@ -55,7 +55,7 @@ def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = Fals
     with RunDir.created(out, overwrite) if ranks.is_main else contextlib.nullcontext(RunDir(Path(out))) as run:
         prepared.runtime.barrier()
         loop = prepared.loop(run)
-        with _noting_failure(run, ranks):
+        with loop.telling(), _noting_failure(run, ranks):
             if ranks.is_main:
                 began = {"data_as_given": config.data, "command": sys.argv, "start_sha256": _start_digest(prepared)}
                 run.write_config(prepared.config, {**loop.about, **began})
@@ -130,7 +130,7 @@ def resume(run: str | os.PathLike[str], config: Config | None = None) -> Run:
             say("no checkpoint yet: starting this run from its beginning")
         else:
             _go_on(loop, found, prepared, saved)
-        with _noting_failure(folder, ranks):
+        with loop.telling(), _noting_failure(folder, ranks):
             if ranks.is_main:
                 folder.write_config(prepared.config, {**loop.about, **_as_begun(folder, saved, config)})
             loop.train()
@@ -165,7 +165,7 @@ def _go_on(loop: Loop, found: checkpoint.Found, prepared: Prepared, saved: Confi
     """Put the training where the checkpoint was written."""
     content, training = found.content, loop.training
     if content["about"]["data"] is None:
-        content = placed(content, loop.run.root, prepared)
+        content = at_its_step(content, loop.run.root, prepared)
     else:
         _check_same(content["about"], prepared)
     _say_new_schedule(saved, prepared.config, content["state"]["rows"])
@@ -189,7 +189,7 @@ def _check_whole(content: checkpoint.Content, folder: RunDir) -> None:
         )
 
 
-def placed(content: checkpoint.Content, run: Path, prepared: Prepared) -> checkpoint.Content:
+def at_its_step(content: checkpoint.Content, run: Path, prepared: Prepared) -> checkpoint.Content:
     """An imported checkpoint, at the step that its epochs are of the images that it is gone on with.
 
     Raises `UserError` where there is nothing left to do.
@@ -224,12 +224,13 @@ def what_differs(about: dict[str, Any], prepared: Prepared) -> list[str]:
 
 
 def _say_new_schedule(saved: Config, config: Config, rows: list[Any]) -> None:
-    """More or fewer epochs stretch the schedule: the learning rate jumps to where the new one stands."""
-    if saved.train.epochs != config.train.epochs and rows and rows[-1].get("lr") is not None:
-        say(
-            f"train.epochs was {saved.train.epochs}, now {config.train.epochs}: the learning rate follows the new "
-            f"schedule from here on (it was {rows[-1]['lr']:.3g} in epoch {rows[-1]['epoch']})"
-        )
+    """More or fewer epochs stretch the schedule: what follows it jumps to where the new one stands."""
+    if saved.train.epochs == config.train.epochs:
+        return
+    rate = rows[-1].get("lr") if rows else None
+    was = "" if rate is None else f" (the rate was {rate:.3g} in epoch {rows[-1]['epoch']})"
+    what = "the learning rate follows" if config.model.momentum_end is None else "learning rate and momentum follow"
+    say(f"train.epochs was {saved.train.epochs}, now {config.train.epochs}: {what} the new schedule from here on{was}")
 
 
 def _conclude(loop: Loop, prepared: Prepared) -> None:

@@ -6,7 +6,7 @@ import csv
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,8 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
     content = checkpoint.load(found[start]) if start in found else None
     newest = checkpoint.load_for_evaluation(folder.checkpoints, "last")
     about = (content or newest)["about"]
-    prepared = prepare(config, Precision(about["precision"], "as this run began"), begins=content is None)
+    quiet = replace(config, log=None)  # a tracker needn't be here
+    prepared = prepare(quiet, Precision(about["precision"], "as this run began"), begins=content is None)
     opened = [each for each in (newest, content) if each is not None]
     problems = [*_of_the_configuration(opened, prepared), *_of_the_metrics(folder, newest, prepared)]
     problems += _of_the_names(folder, found)
@@ -80,15 +81,24 @@ def verify(run: str | os.PathLike[str], steps: int = STEPS, begin: int | None = 
         return Verification(start + 1, start, [], problems=[*problems, *other])
     if content is not None:
         prepared.training.load_state_dict(dict(content))
-    differences = what_differs(about, prepared)
     goal = next((step for step in sorted(found) if start < step <= start + steps), min(start + steps, max(recorded)))
+    later = checkpoint.load(found[goal]) if goal in found else None
+    differences = _differences([each for each in (content, later, newest) if each is not None], prepared)
     say(f"replaying steps {start + 1} to {goal}" + (f": {'; '.join(differences)}" if differences else ""))
     tolerance = TOLERANCE[prepared.runtime.precision] if differences else 0.0
     compared, worst = _replay(prepared, recorded, goal, tolerance, problems)
     tensors = 0
-    if goal in found:
-        tensors = _compare(prepared, checkpoint.load(found[goal]), not differences, problems)
+    if later is not None:
+        tensors = _compare(prepared, later, not differences, problems)
     return Verification(start + 1, goal, differences, compared, worst, tensors, problems)
+
+
+def _differences(around: list[checkpoint.Content], prepared: Prepared) -> list[str]:
+    """What changes bits between here and where the checkpoints `around` the stretch were made, each once.
+
+    The stretch behind a checkpoint may have been trained by a resumed process elsewhere: the one at its end says so.
+    """
+    return list(dict.fromkeys(words for content in around for words in what_differs(content["about"], prepared)))
 
 
 def _start(found: dict[int, Path], recorded: dict[int, Recorded], begin: int | None, root: Path) -> int:

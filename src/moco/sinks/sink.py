@@ -100,11 +100,11 @@ def opened(own: Sink, log: str | None, about: About, begins: bool = True) -> Sev
     One that can't be opened is a `UserError` where the run `begins`; a run that goes on does so without it, and a line
     says so.
     """
-    check_installed(log)
     others = []
     for name in trackers(log):  # each has a module here
-        open_sink: OpenSink = import_module(f"moco.sinks.{name}_sink").open_sink
         try:
+            check_installed(name)
+            open_sink: OpenSink = import_module(f"moco.sinks.{name}_sink").open_sink
             others.append((name, *open_sink(about)))
         except UserError as error:
             if begins:

@@ -1,4 +1,4 @@
-"""A non-finite loss stops the run before it reaches the weights."""
+"""A non-finite loss stops the run before anything of it is saved."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from moco.errors import TrainingFailed
 class FiniteGuard:
     """Watches the loss of each step.
 
-    On the CPU the loss is looked at before the gradient step. On CUDA a look is a host sync, so the
-    fused optimizer is told on the device to leave the weights alone (`found_inf`, as GradScaler does), and the first
-    bad step is read when the loop syncs anyway (`check`).
+    On the CPU the loss is looked at before the gradient step. On CUDA a look is a host sync: the first bad step is
+    read when the loop syncs anyway (`check`), always before a checkpoint. torch's fused optimizers are told on the
+    device to leave the weights alone until then (`found_inf`, as GradScaler does); Muon and LARS know no such word.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -25,7 +25,7 @@ class FiniteGuard:
         self._step, self._lr = 0, 0.0
 
     def watch(self, step: int, lr: float) -> None:
-        """The next loss is that of `step`, at this learning rate."""
+        """The next loss is that of `step` (from 1), at this learning rate."""
         self._step, self._lr = step, lr
         if self._now is not None:
             self._now.fill_(step)
@@ -55,4 +55,5 @@ class FiniteGuard:
             self._fail(bad)
 
     def _fail(self, step: int) -> None:
-        raise TrainingFailed(f"the loss is not finite at step {step} (lr {self._lr:.3g})")
+        rate = f" (lr {self._lr:.3g})" if step == self._step else ""  # a bad step of before had another
+        raise TrainingFailed(f"the loss is not finite at step {step}{rate}")

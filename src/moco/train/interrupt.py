@@ -42,6 +42,11 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def hear(self, reason: str) -> None:
+        """Another process of the run was told to stop: what follows here within `settle_s` is the same signal."""
+        if self.stop is None:
+            self.stop, self._stopped_at = reason, time.monotonic()
+
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.stop is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -49,7 +50,7 @@ class Monitors:
 
     evaluators: list[Evaluator] = field(default_factory=list)
     every_epochs: int = 1
-    health: Evaluator = tuple
+    health: Evaluator = lambda: ()
     diagnose: Callable[[list[Row]], tuple[str, str | None]] = lambda rows: ("", None)
     best_by: str = "knn_top1"
     account: Account = PRETRAINING
@@ -70,29 +71,44 @@ class Loop:
         self.pace = Pace(training.config.checkpoint)
         self.signals = StopSignals(SETTLE_S if runtime.ranks.world > 1 else 0.0)
         self.neighbours = Neighbours()
+        self._sink: Sink | None = None
+        self._finished = False
         self._said: str | None = None
         self._verdict = ""
 
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[Loop]:
+        """Whoever is told of the run beside its own files, from here on. Raises `UserError` where one can't be."""
+        if self.runtime.is_main:
+            self._sink = self.monitors.sink(self.run)
+        try:
+            yield self
+        finally:
+            if self._sink is not None:
+                self._sink.close(self._finished)
+
     def train(self) -> None:
-        """Run to the last epoch. Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss."""
+        """Run to the last epoch; within `telling` others hear of it.
+
+        Raises `Interrupted` after a stop signal, `TrainingFailed` on a bad loss.
+        """
         training = self.training
-        writes = self.runtime.is_main
-        sink = self.monitors.sink(self.run) if writes else None
-        log = StepLog(self.run.steps_file if writes else None, sink, self.monitors.account.top1)
+        file = self.run.steps_file if self.runtime.is_main else None
+        log = StepLog(file, self._sink, self.monitors.account.top1)
         log.begin(training.progress.step)
         self._verdict = self.monitors.diagnose(training.progress.rows)[0]
         try:
             with self.signals:
+                if training.row_is_due:
+                    self._finish_epoch()
                 while training.progress.step < training.steps:
                     self._epoch(log)
-                    self._finish_epoch(sink)
+                    self._finish_epoch()
         except TrainingFailed as failure:
             kept = checkpoint.numbered(self.run.checkpoints)
             name = kept[0] if kept else "none yet"
             raise TrainingFailed(f"{failure}; the last finite checkpoint is {name}") from failure
-        finally:
-            if sink is not None:
-                sink.close(training.progress.step >= training.steps)
+        self._finished = True
 
     def _epoch(self, log: StepLog) -> None:
         training, done = self.training, self.training.progress
@@ -146,8 +162,8 @@ class Loop:
         if self.runtime.is_main:
             wishes |= LOOK * look | DUE * self.pace.due_between_steps()
         wishes = self.runtime.any(wishes)
-        if wishes & STOP and signals.stop is None:
-            signals.stop = "a signal to another process of the run"
+        if wishes & STOP:
+            signals.hear("a signal to another process of the run")
         return wishes
 
     def _between_steps(self, wishes: int, log: StepLog) -> None:
@@ -166,28 +182,38 @@ class Loop:
         if asked:
             self.signals.save = False
         if stop:
+            self.runtime.barrier()  # whoever ends first may take the others along: the first process has saved by now
             raise Interrupted(
                 f"{stop}: stopped and saved at step {self.training.progress.step}; "
                 f"go on with: {self.monitors.account.resume} {shlex.quote(str(self.run.root))}"
             )
 
-    def _finish_epoch(self, sink: Sink | None) -> None:
+    def _stop_while_measuring(self) -> None:
+        """Obey a signal within the monitors, which may take long: the epoch's row is made when the run goes on."""
+        wishes = self._wishes(False)
+        if wishes & STOP:
+            self.save()
+            self._obeyed(self.signals.stop, bool(wishes & SAVE))
+
+    def _finish_epoch(self) -> None:
         done, epochs = self.training.progress, self.training.config.epochs
         self._check_alike()
         row = self._row()
         epoch = len(done.rows) + 1
         last = epoch == epochs
         if last or epoch % self.monitors.every_epochs == 0:
-            for evaluator in self.monitors.evaluators:
-                row.update(evaluator())
+            with self.runtime.looking_up(self._stop_while_measuring):
+                for evaluator in self.monitors.evaluators:
+                    row.update(evaluator())
         done.rows.append(row)
         value = row.get(self.monitors.best_by)
         best = value is not None and (done.best is None or value > done.best)
         if best:
             done.best, done.best_epoch = value, epoch
-        if sink is not None:
+        if self.runtime.is_main:
             write_csv(self.run.metrics_file, done.rows, self.monitors.account.columns)
-            sink.write(row)
+        if self._sink is not None:
+            self._sink.write(row)
         say(self.monitors.account.line(row, epochs))
         self._verdict, sentence = self.monitors.diagnose(done.rows)
         if sentence is not None and sentence != self._said:

@@ -50,7 +50,7 @@ class Parts:
     def __init__(self, model: MoCo, runtime: Runtime, accumulate: int = 1) -> None:
         """Raises `UserError` where the parts don't divide over the processes, or over the pieces to accumulate."""
         self._model, self._runtime, self._accumulate = model, runtime, accumulate
-        self._draws = runtime.device.type != "cpu"  # there they come one after the other anyway
+        self._in_turn = runtime.device.type != "cpu"  # there they come one after the other anyway
         self.models = self._made()
 
     @property
@@ -100,10 +100,10 @@ class Parts:
 
         before = torch.get_rng_state()
         made = self._each(keys_of, seed, _KEYS)
-        if not self._draws and not torch.equal(torch.get_rng_state(), before):
+        if not self._in_turn and not torch.equal(torch.get_rng_state(), before):
             # The generator is everybody's: who drew what was a matter of timing. Nothing has moved yet.
             say("the network draws random numbers (dropout): the parts of a batch run one after the other")
-            self._draws = True
+            self._in_turn = True
             made = self._each(keys_of, seed, _KEYS)
         shuffled = [self.gather(torch.cat(k)) for k in zip(*made)]
         self._merge("encoder_k")
@@ -148,10 +148,10 @@ class Parts:
 
     def _each(self, function: Callable[[int], R], seed: int | None, stage: int) -> list[R]:
         """`function(part)` for each part: at once, or one after the other if each is to draw by itself."""
-        if not self._draws and self._model.bn_splits == 1:
+        if not self._in_turn and self._model.bn_splits == 1:
             with self._all_threads():
                 return [function(part) for part in range(self.count)]
-        if not self._draws:
+        if not self._in_turn:
             at_once = self.count // self._accumulate
             pieces = [range(first, first + at_once) for first in range(0, self.count, at_once)]
             return [made for piece in pieces for made in self._runtime.workers.map(function, piece)]

@@ -1,14 +1,9 @@
-"""The learning rate and the momentum at a step: pure functions."""
+"""The learning rate at a step: a pure function."""
 
 from __future__ import annotations
 
 from moco.config import ScheduleConfig
 from moco.cosine import cosine
-
-
-def momentum(start: float, end: float, steps: int, step: int) -> float:
-    """m of the key encoder at `step` of `steps`: from `start` to `end` by a cosine (BYOL, arXiv:2006.07733, 3.2)."""
-    return end - (end - start) * cosine(step / steps)
 
 
 def learning_rate(config: ScheduleConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:

@@ -5,8 +5,8 @@ Statistics wait on the device until somebody reads from it anyway: a step adds n
 
 from __future__ import annotations
 
-import contextlib
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -55,14 +55,26 @@ class StepLog:
         self.loss = float("nan")
 
     def begin(self, steps_done: int) -> None:
-        """Keep the first `steps_done` steps of the file that is there, or begin a new one."""
+        """Keep the first `steps_done` steps of the file that is there, or begin a new one.
+
+        Raises `UserError` where the file can't be read.
+        """
         if self._path is None:
             return
-        kept = [",".join(self._columns)]
-        with contextlib.suppress(FileNotFoundError), self._path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(self._columns) and row[0].isdecimal()]
-            kept += [",".join(row) for row in rows if int(row[0]) <= steps_done]
+        kept = [",".join(self._columns), *(line for step, line in self._lines(self._path) if step <= steps_done)]
         write_text(self._path, "\n".join(kept) + "\n")
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
+        """(step, its line) of the file that is there; what is no line of ours is left out."""
+        try:
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                for row in csv.reader(file):
+                    if len(row) == len(self._columns) and row[0].isdecimal():
+                        yield int(row[0]), ",".join(row)
+        except FileNotFoundError:
+            return
+        except (OSError, csv.Error) as error:
+            raise UserError(f"{path} can't be read as a table of steps: {in_a_line(error)}") from error
 
     def add(self, step: int, epoch: int, lr: float, stats: Seen) -> None:
         """Step `step` (from 1) of `epoch` (from 1) is done; nothing is read from the device."""

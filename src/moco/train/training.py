@@ -111,6 +111,11 @@ class Training(Generic[P]):
         return self.progress.step // self.sampler.steps_per_epoch
 
     @property
+    def row_is_due(self) -> bool:
+        """Whether an epoch's steps are all done and its row isn't there: it was stopped while it was measured."""
+        return len(self.progress.rows) < self.epoch and self.progress.step % self.sampler.steps_per_epoch == 0
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         config, per_epoch = self.config, self.sampler.steps_per_epoch
@@ -124,7 +129,7 @@ class Training(Generic[P]):
         """The next step, on `images` (N,): what it saw, as scalars on the device."""
         batch, lr = self.batch(images), self.lr
         set_lr(self.optimizer, lr)
-        self.guard.watch(batch.step, lr)
+        self.guard.watch(batch.step + 1, lr)
         views = self.views(batch)
         self.side = views[0].shape[-1]
         stats = self.learn(views, batch)
