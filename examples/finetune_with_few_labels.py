@@ -35,7 +35,8 @@ def main() -> None:
         scores = []
         for draw in range(args.draws):
             options = moco.FinetuneOptions(labels=args.labels, draw=draw, epochs=args.epochs)
-            scores.append(score(args.out / f"{source}-{draw}", args.run, source, options))
+            asked = f"{args.labels.replace('%', 'pct')}-{args.epochs or 'usual'}-epochs"  # other options, other folders
+            scores.append(score(args.out / f"{source}-{asked}-{draw}", args.run, source, options))
         spread = f", standard deviation {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
         each = ", ".join(f"{100 * value:.1f}" for value in scores)
         print(f"from {source}: {100 * statistics.mean(scores):.1f} % of validation right{spread} ({each})")

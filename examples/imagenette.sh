@@ -14,7 +14,8 @@ data=$1 out=$2 recipe=$3
 shift 3
 
 if [ -e "$out/config.yaml" ]; then
-    moco pretrain --resume "$out"
+    echo "$out has begun: it goes on with its own recipe and data; options must be its own" >&2
+    moco pretrain --resume "$out" "$@"
 else
     moco pretrain --recipe "$recipe" --data "$data" --out "$out" "$@"
 fi

@@ -166,3 +166,29 @@ def test_a_start_doesnt_import_torchmetrics_that_nothing_uses(tmp_path: Path) ->
     program = "import sys; sys.argv = ['moco', '-V']; from moco.__main__ import main; main(); import moco.runtime"
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True)
     assert not (tmp_path / "imported").exists()
+
+
+def _refused(argv: list[str]) -> None:
+    raise PermissionError(13, "Permission denied", "/closed/a\nb")
+
+
+def test_what_the_system_refuses_of_a_path_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("moco.cli.dispatch", _refused)
+    assert main(["runs", "/closed"]) == 2
+    assert capsys.readouterr().err == "moco: /closed/a\\nb: Permission denied\n"
+
+
+def test_a_name_with_a_line_break_is_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["linear", "ru n\n[b]\x1b[31m"]) == 2
+    assert capsys.readouterr().err == "moco: no run at ru n\\n[b]\\x1b[31m: no such folder\n"
+
+
+@pytest.mark.parametrize("option", ["--schedule", "--init"])
+def test_a_choice_that_isnt_there_is_answered_with_those_that_are(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["linear", "runs/a", option, "foo"]) == 2
+    said = capsys.readouterr().err
+    assert "is foo, " in said and "Union" not in said and said.count("\n") == 1

@@ -65,9 +65,9 @@ def test_finetune_with_few_labels(started: Callable[..., list[str]], run: moco.R
     words = [run.path, "--labels", "2-per-class", "--epochs", "1", "--out", tmp_path / "few"]
     lines = started("finetune_with_few_labels.py", *words, "--draws", "1")
     assert [line.split(":")[0] for line in lines] == ["from run", "from scratch"]
-    written = (tmp_path / "few" / "run-0" / "checkpoints" / "last.pt").stat().st_mtime_ns
+    written = (tmp_path / "few" / "run-2-per-class-1-epochs-0" / "checkpoints" / "last.pt").stat().st_mtime_ns
     more = started("finetune_with_few_labels.py", *words, "--draws", "2")
-    assert (tmp_path / "few" / "run-0" / "checkpoints" / "last.pt").stat().st_mtime_ns == written
+    assert (tmp_path / "few" / "run-2-per-class-1-epochs-0" / "checkpoints" / "last.pt").stat().st_mtime_ns == written
     assert "standard deviation" in more[0] and "standard deviation" not in lines[0]
     first = [re.search(r"\(([\d.]+)", line) for line in (lines[1], more[1])]
     assert first[0] and first[1] and first[0][1] == first[1][1]

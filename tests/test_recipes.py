@@ -16,7 +16,7 @@ from moco.config_check import check
 from moco.model.backbone import build_backbone, check_backbone
 from moco.runs.preparing import prepare
 from moco.runs.recipe import recipe, shipped
-from moco.sizing import LARGEST_BATCH, STEPS_AN_EPOCH, sized
+from moco.sizing import LARGEST_BATCH, LARGEST_WITH_MUON, STEPS_AN_EPOCH, sized
 from moco.views.parameters import centre
 from moco.views.pipelines import IMAGENET_MEAN, pipeline
 
@@ -154,7 +154,8 @@ def test_what_the_header_says_of_the_recipe_is_in_it(name: str) -> None:
     assert ("by the number of images" in words["Source"]) == (name == "folder")
     if name.startswith("folder"):
         assert (config.model.queue_size, config.train.epochs, config.train.batch_size) == (None, None, None)
-        assert number(r"^(\d+) images a step", words["Batch"]) == LARGEST_BATCH
+        largest = LARGEST_WITH_MUON if config.optimizer.name == "muon" else LARGEST_BATCH
+        assert number(r"^(\d+) images a step", words["Batch"]) == largest
         assert number(r"makes (\d+) steps an epoch", words["Batch"]) == STEPS_AN_EPOCH
     if "symmetric loss" in words["Batch"]:
         assert config.model.symmetric

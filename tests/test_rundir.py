@@ -162,3 +162,11 @@ def test_a_marker_without_a_number_is_a_line(tmp_path: Path) -> None:
     (tmp_path / MARKER).write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         RunDir(tmp_path).identity()
+
+
+def test_home_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert begin(Path("~/runs/a")).root == tmp_path / "runs" / "a"
+    assert RunDir.open("~/runs/a").root == tmp_path / "runs" / "a"
+    with pytest.raises(UserError, match="--out is empty"):
+        RunDir.check_free("")

@@ -198,6 +198,7 @@ def _whole(path: Path, damaged: list[tuple[Path, str]]) -> Content | None:
 
 def load_for_evaluation(folder: Path, which: str) -> Content:
     """The checkpoint `last`, `best`, or that after an epoch, by its number. Raises `UserError` if there is none."""
+    which = str(which)
     if which == "best":
         return load(folder / BEST)
     if which != "last":

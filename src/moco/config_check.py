@@ -34,6 +34,8 @@ _SHARES = ("optimizer.momentum", "model.momentum", "store.holdout", "store.max_b
 
 def check(config: Config) -> None:
     """Raise one `UserError` that lists every value that can't be right."""
+    if not isinstance(config, Config):
+        raise UserError(f"give a configuration, as `moco.recipe` makes one, not {type(config).__name__} {config!r:.40}")
     problems = list(_wrong_types(config)) or list(_problems(config, flat(config)))
     if problems:
         raise UserError("; ".join(problems))

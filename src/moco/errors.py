@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75
 EXIT_KEYBOARD = 130  # as shells have it: 128 + SIGINT
+_OF_A_PATH = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
@@ -60,6 +65,13 @@ def out_of_memory(error: BaseException | None) -> str:
             return f"out of memory ({words[:200]})" if words else "out of memory"
         error = error.__cause__
     return ""
+
+
+def refused_by_the_system(error: BaseException) -> str:
+    """One phrase if `error` is what the system said of a path that somebody named; empty for anything else."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in _OF_A_PATH:
+        return ""
+    return f"{os.fsdecode(error.filename)}: {in_a_line(error)}"
 
 
 def in_a_line(error: BaseException) -> str:

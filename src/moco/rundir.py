@@ -17,7 +17,7 @@ import yaml
 from moco.config import Config, from_dict
 from moco.config_check import check
 from moco.errors import Interrupted, UserError, in_a_line
-from moco.files import is_locked, locked, read_json, remove_written, write_json, write_text
+from moco.files import expanded, is_locked, locked, read_json, remove_written, write_json, write_text
 
 MARKER = ".moco-run.json"  # says that the folder is this program's, and which run it is
 _EXPORTS = r"(torchvision\.pth|timm\.pth|backbone\.safetensors|official\.pth\.tar|backbone\.onnx|detectron2\.pkl)"
@@ -51,7 +51,9 @@ class RunDir:
 
         Neither may `overwrite` the other.
         """
-        run = cls(Path(path))
+        if not os.fspath(path):
+            raise UserError("--out is empty: give a new or empty folder")
+        run = cls(expanded(os.fspath(path), "--out"))
         try:
             entries = _entries(run.root)
             above = next(p for p in (run.root, *run.root.absolute().parents) if p.exists())
@@ -91,7 +93,7 @@ class RunDir:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDir:
         """The run at `path`. Raises `UserError` if there is none."""
-        run = cls(Path(path))
+        run = cls(expanded(os.fspath(path), "run"))
         try:
             found, configured = run.root.is_dir(), run.config_file.is_file()
         except OSError as error:
@@ -186,7 +188,9 @@ class RunDir:
         """What was recorded beside the configuration; empty where nothing was. Raises `UserError` if it is damaged."""
         if not self.environment_file.is_file():
             return {}
-        found: dict[str, Any] = read_json(self.environment_file, "environment")
+        found = read_json(self.environment_file, "environment")
+        if not isinstance(found, dict):
+            raise UserError(f"{self.environment_file} is damaged: it holds no names")
         return found
 
     def read_config(self) -> Config:

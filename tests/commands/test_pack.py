@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,18 @@ def test_mistakes_are_a_line(
     assert main(["pack", *data, *SMALL, *words]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_the_next_line_is_what_trains_on_it(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "a store"
+    words = [*SMALL, "--store.labels=none", "--store.holdout=0.25"]
+    assert main(["pack", str(labelled), *words, "--out", str(store)]) == 0
+    (hint,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: moco pretrain ")]
+    again = [*RUN, *shlex.split(hint)[3:], "--out", str(tmp_path / "run")]
+    assert "none" in again and "0.25" in again
+    assert main(["pretrain", *again]) == 0
+
+
+def test_data_named_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", "a", "--data", "b", "--out", "c"]) == 2
+    assert "give one" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ def test_each_threshold_from_both_sides() -> None:
     assert said(**{BATCH: 0.66, RUNNING: 0.6}) == "learning"  # found without company too
     easy = {BATCH: 0.9, SHUFFLED: 0.9, RUNNING: 0.9, "positive_similarity": 0.9}
     assert said(**easy, contrast_top1=0.92) == "learning" and said(**easy, contrast_top1=0.94) == "too easy"
-    assert said(loss=1.19 * guessing) == "learning" and said(loss=1.21 * guessing) == "temperature"
+    cold = replace(SETTING, temperature=0.04)
+    losses: list[Row] = [{**SOUND, "loss": share * guessing} for share in (1.19, 1.21)]
+    assert [verdict([SOUND, SOUND, row], cold).sign for row in losses] == ["learning", "temperature"]
+    assert said(loss=1.21 * guessing) == "learning"  # T 0.2 isn't to blame
     flat: Row = {**SOUND, "loss": 0.98 * guessing}
     assert verdict([SOUND, flat, flat], SETTING).sign == "guessing"
     assert verdict([SOUND, flat, {**flat, "loss": 0.97 * guessing}], SETTING).sign == "learning"

@@ -109,3 +109,9 @@ def test_the_small_stem_keeps_the_resolution() -> None:
     assert (stem.kernel_size, stem.stride) == ((3, 3), (1, 1))
     with pytest.raises(UserError, match="ResNets"):
         MoCo("mobilenet_v3_small", small_stem=True)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"momentum": 2.0}, {"queue_size": 0}, {"dim": 0}])
+def test_what_gives_no_contrast_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        MoCo("timm/test_resnet", **wrong)  # type: ignore[arg-type]

@@ -145,3 +145,25 @@ def test_a_runs_own_normalisation_is_that_of_its_evaluation(labelled: Path, tmp_
     mine, mine_std = (torch.tensor(own[f"views.{n}"])[:, None, None] for n in ("mean", "std"))
     torch.testing.assert_close(views * mine_std + mine, plain * std + mean, atol=1e-5, rtol=0)
     assert open_splits(run, "last", None).frozen.scaling == ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+
+
+def test_a_picture_that_is_no_rgb_array_is_refused(run: moco.Run) -> None:
+    _, preprocess = moco.load_backbone(run)
+    picture = np.zeros((30, 40, 3), np.uint8)
+    assert preprocess(picture).shape == (1, 3, preprocess.size, preprocess.size)
+    assert preprocess(np.stack([picture] * 2)).shape[0] == 2
+    for wrong in (picture[..., 0], picture.transpose(2, 0, 1), picture.astype(np.float32), [picture[..., 0]]):
+        with pytest.raises(moco.UserError, match=r"uint8 RGB array \(H, W, 3\)"):
+            preprocess(wrong)
+
+
+@pytest.mark.parametrize("change", [{"encoder": "foo"}, {"labels": "foo"}])
+def test_features_of_an_unknown_kind_are_refused(change: dict[str, str], run: moco.Run, tmp_path: Path) -> None:
+    with pytest.raises(moco.UserError, match="foo"):
+        moco.embed(run, "shapes", tmp_path / "e.npy", **change)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_no_runs_is_refused() -> None:
+    with pytest.raises(moco.UserError, match="at least one run"):
+        moco.report([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -98,3 +99,29 @@ def test_comparing_names_what_differs_and_nothing_else(trained: list[moco.Run]) 
     assert found[("result", "linear, validation")][1] is None
     assert not any(where == "environment" for where, _ in found)
     assert moco.compare_runs(trained[0], trained[0]) == []
+
+
+def test_an_imported_runs_environment_without_data_can_be_compared(trained: list[moco.Run], tmp_path: Path) -> None:
+    run = copied(trained[0], tmp_path / "imported")
+    known = read_json(run.folder.environment_file, "environment")
+    write_json(run.folder.environment_file, {**known, "data": None})
+    named = [found.name for found in moco.compare_runs(trained[0], run) if found.where == "environment"]
+    assert sorted(named) == ["data, train", "data, val"]
+
+
+def test_a_damaged_environment_is_one_runs_row_and_not_the_tables_end(trained: list[moco.Run], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        copied(trained[1], tmp_path / name)
+    (tmp_path / "a" / "environment.json").write_text("[]")
+    assert [row.state for row in list_runs(tmp_path)] == ["unreadable", "finished"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_cant_be_entered_is_passed_over(trained: list[moco.Run], tmp_path: Path) -> None:
+    copied(trained[1], tmp_path / "a")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    try:
+        assert [Path(row.path).name for row in list_runs(tmp_path)] == ["a"]
+    finally:
+        closed.chmod(0o700)

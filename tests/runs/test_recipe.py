@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import moco
 from moco.config import TrainConfig
 from moco.errors import UserError
 from moco.runs.recipe import read_recipe, recipe, shipped
@@ -59,3 +60,13 @@ def test_an_empty_recipe_says_so(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_opens(name: str) -> None:
     assert recipe(name).model.dim == 128
+
+
+def test_a_path_is_taken_for_data(flat: Path) -> None:
+    for name in ("auto", "shapes"):
+        assert recipe(name, data=flat, runtime={"device": "cpu"}).data == str(flat)
+
+
+def test_a_name_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give a configuration, as `moco\.recipe` makes one, not str"):
+        moco.pretrain("shapes", tmp_path / "run")  # type: ignore[arg-type]

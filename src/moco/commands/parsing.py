@@ -70,11 +70,11 @@ def _wrong_value(reason: str) -> str | None:
     """What jsonargparse says of a value of the wrong type, as a person would: what it is, and what to give."""
     _, told, given = reason.rpartition(" value: ")
     union = re.search(r"Subtypes: \[(.+)\] Errors", reason)
-    kinds = re.findall(r"(?:Literal)?[\w.]+(?:\[[^\]]*\])?", union.group(1)) if union else []
+    kinds = re.findall(r"[\w.]+(?:\[[^\]]*\])?", union.group(1)) if union else []
     kinds = kinds or re.findall(r"Expected a (?:typing\.)?(\w+(?:\[[^\]]*\])?)", reason)[:1]
     wanted = []
     for kind in kinds:
-        if kind.startswith("Literal"):
+        if kind.removeprefix("typing.").startswith("Literal"):
             names = re.findall(r"'([^']+)'", kind)
             return f"is {given}, {nearest(given, names)}"
         wanted.append(_TYPES.get(kind))

@@ -57,4 +57,4 @@ def run(args: Any) -> None:
     if "resume" in args:
         resume(args.resume, config)
     else:
-        pretrain(config, args.get("out") or default_out(str(args.recipe[-1])), bool(args.get("overwrite")))
+        pretrain(config, args.out if "out" in args else default_out(str(args.recipe[-1])), bool(args.get("overwrite")))

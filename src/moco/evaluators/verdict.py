@@ -24,6 +24,7 @@ Sign = Literal[
 
 PATIENCE_EPOCHS = 3  # before a sign that takes time is believed
 FLAT_STD = 0.1  # of the embeddings: lr 3 has 0.056 to 0.091, constant images 0; the flattest sound run 0.21
+LOW_TEMPERATURE = 0.05  # from here on it isn't blamed: with few keys, guessing is easy and 0.07 starts above it
 ABOVE_GUESSING = 1.2  # the loss in units of guessing's: T 0.001 has 3.6, no other run above 1.01
 GUESSING = 0.975  # the same: lr 0 to 1e-4 and T 10 stay above 0.99, the worst sound run comes to 0.955
 BEST_OF_GUESSING = 0.9  # the least loss that T allows, in units of guessing's: T 10 allows 0.986, T 1 0.86
@@ -120,7 +121,7 @@ def movement(row: Row, setting: Setting) -> float | None:
 
 def _temperature(rows: Sequence[Row], setting: Setting) -> str | None:
     worst = max(_value(row, "loss", 0.0) for row in rows) / setting.guessing
-    if worst > ABOVE_GUESSING:
+    if worst > ABOVE_GUESSING and setting.temperature < LOW_TEMPERATURE:
         return (
             f"the loss was {worst:.1f} times that of guessing: model.temperature {setting.temperature:g} makes a "
             "certainty of every small difference; raise it (0.07 to 0.2 are usual)"

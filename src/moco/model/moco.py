@@ -81,6 +81,10 @@ class MoCo(nn.Module):
         mask_own: bool = False,
     ) -> None:
         super().__init__()
+        if dim < 1 or queue_size < 1 or bn_splits < 1:
+            raise UserError(f"dim {dim}, queue_size {queue_size} and bn_splits {bn_splits} must be 1 or more")
+        if not (temperature > 0 and 0 <= momentum <= 1):
+            raise UserError(f"temperature {temperature} must be above 0, momentum {momentum} from 0 to 1")
         self.m = momentum
         self.T = temperature
         self.bn_splits = bn_splits

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from moco import __version__
+from moco.config_check import check
 from moco.console import progress, say
 from moco.data.images import NO_PIXELS
 from moco.data.listing import Listing, list_images
@@ -96,6 +97,7 @@ def embed(
     opened = open_frozen(run, checkpoint, encoder)
     config = opened.run.config
     store = replace(config.store, labels=labels)  # type: ignore[arg-type]
+    check(replace(config, store=store))
     listing = list_images(os.fspath(data), store, config.short_side, opened.about.get("ranges"))
     say(listing.note)
     batch = batch_size or (CHUNK if opened.frozen.runtime.device.type == "cpu" else BATCH)

@@ -58,7 +58,7 @@ def finetune(
     if source not in SOURCES:
         raise UserError(f"--from is {source!r}, valid: {', '.join(SOURCES)}")
     opened_run = open_run(run)
-    data = None if data is None else anchored(data)
+    data = None if data is None else anchored(os.fspath(data))
     place = Path(out) if out is not None else opened_run.path / default_name(source, options)
     RunDir.check_free(place, overwrite, tuning=True)
     base = opened_run.config

@@ -87,6 +87,8 @@ def import_weights(
 
 def _config(weights: Weights, size: int | None, backbone: str | None) -> Config:
     """What the file says of the run that made it, and the paper's values for the rest."""
+    if size is not None and size < 1:
+        raise UserError(f"--size is {size}, give 1 or more")
     if weights.own is not None:
         return _own_config(weights, size, backbone)
     asked = backbone or _told(weights)

@@ -73,12 +73,12 @@ def list_runs(folder: str | os.PathLike[str] = "runs") -> list[RunRow]:
 def _found(folder: Path, depth: int) -> Iterator[Path]:
     """Run directories at and below `folder`; inside a run there is none, and links aren't followed."""
     run = RunDir(folder)
-    if run.config_file.is_file() and run.is_ours():
-        yield folder
-        return
-    if depth == 0:
-        return
     try:
+        if run.config_file.is_file() and run.is_ours():
+            yield folder
+            return
+        if depth == 0:
+            return
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
     except PermissionError:  # another user's
         return
@@ -191,10 +191,10 @@ def _results(run: RunDir) -> dict[str, Value | str]:
 
 
 def _surroundings(run: RunDir) -> dict[str, Any]:
-    if not run.environment_file.is_file():
+    known = run.read_environment()
+    if not known:
         return {}
-    known = read_json(run.environment_file, "environment")
     keep = ("python", "system", "processor", "cores", "gpus", "precision", "threads", "arithmetic", "compile", "commit")
     found = {name: known.get(name) for name in keep}
-    found |= {f"version of {name}": number for name, number in known.get("versions", {}).items()}
-    return found | {f"data, {split}": digest for split, digest in known.get("data", {}).items()}
+    found |= {f"version of {name}": number for name, number in (known.get("versions") or {}).items()}
+    return found | {f"data, {split}": digest for split, digest in (known.get("data") or {}).items()}

@@ -82,10 +82,11 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         check_installed(config.log)
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
-    data = open_dataset(config.data, config.store, config.short_side)
     if config.model.mask_groups is not None:  # found again from any folder
         groups_file = str(expanded(config.model.mask_groups, "--model.mask_groups").absolute())
+        read_groups(Path(groups_file))  # what can't be read is said before anything is packed
         config = replace(config, model=replace(config.model, mask_groups=groups_file))
+    data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
     _check_same_images(data, runtime)

@@ -17,7 +17,7 @@ from moco.config_check import check
 from moco.data.dataset import open_dataset
 from moco.data.item import printable
 from moco.errors import UserError
-from moco.files import atomic, write_text
+from moco.files import atomic, expanded, write_text
 from moco.randomness import Purpose, permutation
 from moco.reporting.ours import check_ours, signed_picture
 from moco.reporting.preview import GENERATOR, Tile, page, sheet
@@ -47,7 +47,7 @@ def preview(config: Config, out: str | os.PathLike[str] = "preview.png", rows: i
     another ending, or a file there that is somebody else's.
     """
     check(config)
-    path = Path(out)
+    path = expanded(os.fspath(out), "--out")
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise UserError(f"--out {out}: give a name that ends in {' or '.join(ENDINGS)}")

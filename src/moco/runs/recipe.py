@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
 from importlib import resources
@@ -28,6 +29,8 @@ def recipe(name: str, **changes: Any) -> Config:
     `auto` looks at the images first: `data` must be among the changes, and what was chosen is said with its reasons.
     Raises `UserError` for an unknown name and for every value that can't be right.
     """
+    if isinstance(changes.get("data"), os.PathLike):
+        changes["data"] = os.fspath(changes["data"])
     made = automatic(changes.get("data"), changes) if name == AUTO else []
     values = as_values(made) if name == AUTO else read_recipe(find_recipe(name))
     for key, change in changes.items():

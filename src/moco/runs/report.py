@@ -16,7 +16,7 @@ from moco.data.catalog import DATASETS
 from moco.data.item import printable
 from moco.errors import UserError
 from moco.evaluators.verdict import Setting, told, verdict
-from moco.files import read_json, write_text
+from moco.files import expanded, read_json, write_text
 from moco.label_curves import LabelsResult
 from moco.reporting.contents import Confusion, Contents, Looked, RunFacts
 from moco.reporting.embedding_map import METHODS, Method, umap_is_there
@@ -66,8 +66,11 @@ def report(
         UserError: no such run or no epoch yet, an `out` that is somebody else's file, a map that can't be made.
     """
     paths = [runs] if isinstance(runs, str | os.PathLike) else [*runs]
+    if not paths:
+        raise UserError("give at least one run to report on")
     folders = [RunDir.open(path) for path in paths]
-    page = folders[0].report_file if out is None else Path(out)
+    data = None if data is None else os.fspath(data)
+    page = folders[0].report_file if out is None else expanded(os.fspath(out), "--out")
     _check_options(page, paths, map)
     facts = [_facts(folder, paths[n]) for n, folder in enumerate(folders)]
     plots, notes = [], []

@@ -44,6 +44,7 @@ def open_splits(run: str | os.PathLike[str], checkpoint: str, data: str | None, 
     A line says so where the run's own images are not those that it was trained on. Raises `UserError` where there is
     nothing to classify, naming the data that lacks it.
     """
+    data = None if data is None else os.fspath(data)
     trained = open_trained(run, checkpoint, data, ranks)
     train, val = _splits(trained, run, data)
     frozen, found = trained.frozen, trained.data

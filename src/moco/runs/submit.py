@@ -78,6 +78,8 @@ def plan(
         if name not in THEN:
             raise UserError(f"--then {name}: {nearest(name, THEN)}")
     command, folder = words[0], str(Path.cwd())
+    if "evaluate" in then and "linear" not in then and command != "linear":
+        raise UserError("--then evaluate needs the classifier that linear makes: give --then linear,evaluate")
     if command == "finetune" and then:
         raise UserError("--then follows what makes a run's backbone or measures it: send the fine-tuning by itself")
     if command in ONE_PROCESS and slurm.nodes * slurm.tasks_per_node > 1:

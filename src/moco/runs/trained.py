@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from moco.data.levels import Range, full_range
 from moco.data.remote import RemoteChunks
 from moco.data.store import Store
 from moco.environment import cores
-from moco.errors import UserError
+from moco.errors import UserError, nearest
 from moco.evaluators.frozen import Frozen, Labelled
 from moco.machine import Precision
 from moco.model.head import Head
@@ -45,6 +45,7 @@ from moco.views.source import Source
 from moco.views.staging import Staging
 
 Encoder = Literal["query", "key"]
+ENCODERS = get_args(Encoder)
 # Pillow modes of 8 bits that a PNG can't keep, and what they become; those of more bits go into a TIFF.
 NO_PNG = {**dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB"), "RGBa": "RGBA", "La": "LA", "PA": "RGBA"}
 WIDE = ("I", "F")
@@ -77,6 +78,16 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     return Run(folder, folder.read_config())
 
 
+def _as_rgb(picture: Any) -> NDArray[np.uint8]:
+    """The array of a picture. Raises `UserError` for one that isn't uint8 RGB (H, W, 3)."""
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UserError(
+            f"a picture is a path, a Pillow image or a uint8 RGB array (H, W, 3), not {array.dtype} {array.shape}"
+        )
+    return array
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Pictures to what a run's backbone takes: decoded, scaled and cropped as its evaluation views are.
@@ -97,9 +108,10 @@ class Preprocess:
         """Normalised float32 (N, 3, size, size) on the CPU.
 
         A picture is a path, a Pillow image, or a uint8 RGB array (H, W, 3); one, or a sequence of them.
-        Raises `moco.data.images.BadImage` for a file that is no readable picture, `OSError` for one that can't be read.
+        Raises `moco.data.images.BadImage` for a file that is no readable picture, `OSError` for one that can't be read,
+        `UserError` for an array of another kind.
         """
-        single = isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 0) == 3
+        single = isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 0) in (2, 3)
         arrays = [self._pixels(picture) for picture in ([pictures] if single else pictures)]
         if not arrays:
             return torch.empty(0, 3, self.size, self.size)
@@ -108,7 +120,7 @@ class Preprocess:
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
         if isinstance(picture, str | os.PathLike):
             return decode(Path(picture).read_bytes(), self.short_side, self._range)
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(_as_rgb(picture))
         image = ImageOps.exif_transpose(image.convert(NO_PNG.get(image.mode, image.mode)))
         file = io.BytesIO()  # so that there is one way to decode
         if image.mode in WIDE:
@@ -223,6 +235,8 @@ def open_frozen(
     Of several processes `ranks` is this one's place: features are then computed in shares. Raises `UserError` if there
     is no such run or checkpoint, or it is damaged.
     """
+    if encoder not in ENCODERS:
+        raise UserError(f"--encoder is {encoder!r}, {nearest(encoder, ENCODERS)}")
     opened, content, model = open_model(path, which)
     config, about = opened.config, content["about"]
     runtime = Runtime(config.runtime, Precision(about["precision"], "as the run was trained"), ranks)
@@ -256,6 +270,7 @@ def open_trained(path: str | os.PathLike[str], which: str, data: str | None, ran
 
     It computes in the precision that the run began with. Where the run's own images have changed since, a line says so.
     """
+    data = None if data is None else os.fspath(data)
     opened = open_frozen(path, which, ranks=ranks)
     config = opened.run.config
     store = config.store
