@@ -38,12 +38,12 @@ class LinearResult:
         data: what was classified, None for a run without data of its own.
         data_sha256: fingerprint of each split.
         seconds: how long it took.
-        run: the number of the run that it is of, None in those written before this was kept.
-        name: of this classification, None for the run's own.
         proof: that two tensors trained and the backbone did not.
         held_out_top1, held_out_images, grid: `cached`: the winner's share, on so many images, and every head's.
         best_on_validation_top1, best_on_validation_epoch: `sgd`: chosen by validation, said as such.
         environment: versions and hardware.
+        run: the number of the run that it is of, None in those written before this was kept.
+        name: of this classification, None for the run's own.
     """
 
     protocol: str
@@ -64,8 +64,6 @@ class LinearResult:
     data: str | None
     seconds: float
     proof: dict[str, Any]
-    run: str | None = None
-    name: str | None = None
     data_sha256: dict[str, str] = field(default_factory=dict)
     held_out_top1: float | None = None
     held_out_images: int | None = None
@@ -73,6 +71,8 @@ class LinearResult:
     best_on_validation_top1: float | None = None
     best_on_validation_epoch: int | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    name: str | None = None
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; what doesn't apply is left out."""
