@@ -23,6 +23,7 @@ from moco.errors import (
     UserError,
     nearest,
     out_of_memory,
+    printable,
     refused_by_the_system,
 )
 from moco.ranks import found
@@ -94,11 +95,6 @@ def _less_memory(argv: list[str]) -> str:
     return "free some, or take a machine with more" + (" (a resumed run keeps its batch)" if resumes else "")
 
 
-def _escaped(text: str) -> str:
-    """`text` on one line: names may hold line breaks and what terminals obey."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -114,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.redirect_stdout(io.StringIO()):  # the first process has said it
                 dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"{name}: {_escaped(str(error))}", file=sys.stderr)
+        print(f"{name}: {printable(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
         if name == "moco":  # all processes of a run stop together, and one says so
@@ -136,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"moco: {complaint}: {_less_memory(sys.argv[1:] if argv is None else argv)}", file=sys.stderr)
             return EXIT_USER_ERROR
         if complaint := refused_by_the_system(error):
-            print(f"moco: {_escaped(complaint)}", file=sys.stderr)
+            print(f"moco: {printable(complaint)}", file=sys.stderr)
             return EXIT_USER_ERROR
         traceback.print_exc()  # a bug, shown whole
         print("moco: this is a bug in moco, please report the lines above", file=sys.stderr)

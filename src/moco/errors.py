@@ -80,6 +80,11 @@ def in_a_line(error: BaseException) -> str:
     return " ".join(str(told).split())[:200] or type(error).__name__
 
 
+def printable(name: str) -> str:
+    """`name` on one line of a terminal: line breaks, control characters and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """One phrase that helps after a wrong `name`: the nearest of the `valid` names, or all of them."""
     names = sorted(set(valid))

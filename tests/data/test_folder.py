@@ -12,8 +12,8 @@ import pytest
 from tests.data.conftest import write_tar
 
 from moco.data.folder import fingerprint, scan
-from moco.data.item import Item, is_image_name, printable
-from moco.errors import UserError
+from moco.data.item import Item, is_image_name
+from moco.errors import UserError, printable
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from moco.commands.parsing import Parser
 from moco.commands.runs import size
-from moco.errors import UserError
+from moco.errors import UserError, printable
 
 
 def parser() -> Parser:
@@ -52,8 +52,6 @@ def _print_table(stores: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from moco.data.item import printable
 
     out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:

@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from moco.commands.parsing import Parser, json_file
-from moco.errors import FoundProblems, UserError
+from moco.errors import FoundProblems, UserError, printable
 from moco.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -111,7 +111,6 @@ def _findings(found: Diagnosis) -> Table:
 
 
 def _examples(screen: Console, found: Diagnosis) -> None:
-    from moco.data.item import printable
 
     bad = [f"{printable(u.name)} ({printable(u.reason)})" for u in found.unreadable]
     lists = [("unreadable", bad), ("without an end marker", [printable(name) for name in found.unended])]
@@ -137,8 +136,6 @@ def _group(names: list[str]) -> str:
 
 def _classes(found: Diagnosis) -> Table:
     from rich.markup import escape
-
-    from moco.data.item import printable
 
     table = _table("class", "train", "val")
     ranked = sorted(found.classes.items(), key=lambda row: -row[1]["train"])

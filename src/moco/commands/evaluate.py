@@ -8,6 +8,7 @@ from typing import Any
 
 from moco.commands.parsing import Parser
 from moco.console import percent
+from moco.errors import printable
 from moco.results import Evaluation, SplitScores
 from moco.rundir import RunDir
 
@@ -55,8 +56,6 @@ def print_tables(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from moco.data.item import printable
 
     out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moco.commands.parsing import Parser
 from moco.console import percent
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
 from moco.runs.finetune_options import FinetuneOptions, default_name, open_tuning
@@ -97,8 +97,6 @@ def print_result(result: FinetuneResult, place: str, data: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from moco.data.item import printable
 
     out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moco.commands.parsing import Parser
 from moco.console import percent
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.runs.listing import Difference, RunRow, compare_runs, list_runs
 
 WATCH_S = 5.0
@@ -90,8 +90,6 @@ def _table(rows: list[RunRow]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from moco.data.item import printable
-
     table = Table(box=SIMPLE)
     for heading in ("run", "recipe", "data"):
         table.add_column(heading, overflow="fold")
@@ -120,8 +118,6 @@ def _print_differences(first: str, second: str, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from moco.data.item import printable
 
     found = compare_runs(first, second)
     if as_json:

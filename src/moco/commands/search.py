@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moco.commands.parsing import Parser
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.rundir import RunDir
 
 
@@ -34,7 +34,6 @@ def run(args: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from moco.data.item import printable
     from moco.runs.search import search
 
     out = Console(highlight=False, emoji=False, soft_wrap=True)

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 
 from moco.console import say
 from moco.data.images import SUFFIXES, BadImage, looks_like_an_image
-from moco.data.item import Item, ending, foreign_folder, is_hidden, printable, says_nothing
+from moco.data.item import Item, ending, foreign_folder, is_hidden, says_nothing
+from moco.errors import printable
 
 READ_IN_PLACE = frozenset({".tar", ".zip"})
 ARCHIVES = READ_IN_PLACE | {".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}

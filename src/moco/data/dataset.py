@@ -21,14 +21,14 @@ from moco.data.finding import Finder, ToPack, pack_unless_found
 from moco.data.folder import fingerprint, parts, scan, shape_of
 from moco.data.format import Format, decide, free_bytes, raw_bytes
 from moco.data.images import BadImage, read_picture
-from moco.data.item import Item, printable
+from moco.data.item import Item
 from moco.data.layout import Layout, Members, arrange
 from moco.data.pack import check_skipped, pack_arrays, pack_items
 from moco.data.pixels import FORMAT, Pixels
 from moco.data.ranges import Ranges
 from moco.data.remote import is_remote, open_remote
 from moco.data.store import Store
-from moco.errors import UserError, nearest
+from moco.errors import UserError, nearest, printable
 from moco.files import expanded
 
 NO_DATA = "no data: give --data FOLDER (or a .tar or .zip, or the built-in `shapes`)"

@@ -22,12 +22,12 @@ from moco.data.diagnosis import Depth, Diagnosis, Facts, NearPair, Unreadable, s
 from moco.data.duplicates import MOST_DISTANT, groups, near_pairs
 from moco.data.folder import scan
 from moco.data.images import BadImage, read_picture
-from moco.data.item import Item, printable
+from moco.data.item import Item
 from moco.data.layout import Layout, arrange
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
-from moco.errors import UserError
+from moco.errors import UserError, printable
 
 THUMBNAIL = 64  # px, short side that the hashes are made from
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.data.item import printable
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.files import read_json
 
 BITS = 64

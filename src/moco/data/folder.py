@@ -11,11 +11,11 @@ from moco.console import say
 from moco.data.census import READ_IN_PLACE, Census
 from moco.data.chunks import is_packed
 from moco.data.images import SUFFIXES
-from moco.data.item import Item, is_foreign, printable
+from moco.data.item import Item, is_foreign
 from moco.data.remote import is_remote
 from moco.data.tar import scan_tar
 from moco.data.zip import scan_zip
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.files import expanded
 
 FIRST = ("train", "training")  # of two links to one folder, the one that is kept

@@ -102,8 +102,3 @@ def _foreign_in(folder: str) -> str:
 def is_foreign(folder: str) -> bool:
     """Whether a folder of this name is hidden, or holds another program's thumbnails or rubbish."""
     return folder.startswith(".") or folder.lower() in _THUMBNAILS
-
-
-def printable(name: str) -> str:
-    """`name` on one line of a terminal: line breaks, control characters and undecodable bytes escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)

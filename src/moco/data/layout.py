@@ -8,8 +8,8 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from moco.data.item import Item, printable
-from moco.errors import UserError
+from moco.data.item import Item
+from moco.errors import UserError, printable
 
 # In any mix of capitals; of several validation splits the first of these is taken.
 TRAIN_NAMES = ("train", "training")

@@ -18,13 +18,13 @@ from moco.data.dataset import built_in, packed, place
 from moco.data.depth import Kind
 from moco.data.folder import fingerprint, parts, scan
 from moco.data.images import Picture
-from moco.data.item import Item, content_digest, printable
+from moco.data.item import Item, content_digest
 from moco.data.layout import Layout, arrange
 from moco.data.levels import Range, full_range
 from moco.data.pack import Loaded, load
 from moco.data.pixels import Pixels
 from moco.data.ranges import Ranges
-from moco.errors import UserError
+from moco.errors import UserError, printable
 
 
 @dataclass(frozen=True)

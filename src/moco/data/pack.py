@@ -22,14 +22,14 @@ from moco.data import intact
 from moco.data.compressed import ENCODING, encode, smallest
 from moco.data.depth import Kind
 from moco.data.images import BadImage, Picture, read_picture
-from moco.data.item import DIGEST_BYTES, Item, content_digest, printable
+from moco.data.item import DIGEST_BYTES, Item, content_digest
 from moco.data.levels import Range
 from moco.data.parallel import in_order
 from moco.data.pixels import CHECKED, FORMAT, JPEG_TABLES, TABLES, resource_reason
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
 from moco.data.store import digest_of
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.files import sync_folder, write_json
 
 MIN_BAD = 10  # a handful of bad files never stops a small folder, unless none is allowed at all

@@ -13,13 +13,12 @@ from moco.config import StoreConfig
 from moco.console import progress
 from moco.data.chunks import LOCK, ChunkWriter, Contents, begin, check_free, clear, options_of
 from moco.data.folder import scan
-from moco.data.item import printable
 from moco.data.layout import Layout, arrange
 from moco.data.pack import Loaded, Read, check_skipped, load
 from moco.data.parallel import in_order
 from moco.data.ranges import Ranges
 from moco.data.remarks import without_remarks
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.files import locked
 from moco.randomness import Purpose, permutation
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from moco.data.census import Census
-from moco.data.item import Item, ending, printable
-from moco.errors import UserError
+from moco.data.item import Item, ending
+from moco.errors import UserError, printable
 
 MOST_CLASS_BYTES = 200  # of a WebDataset's `.cls`: a number, or a word
 

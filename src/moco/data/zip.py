@@ -11,9 +11,9 @@ from pathlib import Path
 
 from moco.data.census import Census
 from moco.data.images import BadImage
-from moco.data.item import MOST_BYTES, Item, printable
+from moco.data.item import MOST_BYTES, Item
 from moco.data.tar import clean
-from moco.errors import UserError
+from moco.errors import UserError, printable
 
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _ENCRYPTED = 0x1  # the flag bit, APPNOTE 4.4.4

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moco.data.item import printable
 from moco.data.store import Store
+from moco.errors import printable
 from moco.evaluators.features import Features, LabelledFeatures
 from moco.evaluators.knn import nearest
 from moco.reporting.contents import Odd

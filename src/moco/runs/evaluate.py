@@ -7,9 +7,8 @@ import shlex
 from collections.abc import Sequence
 
 from moco.data.catalog import DATASETS
-from moco.data.item import printable
 from moco.environment import describe
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.evaluators.classifier import Classifier
 from moco.evaluators.monitors import EVALUATORS, Measured, evaluate_features
 from moco.evaluators.proof import fingerprint

@@ -14,9 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from moco.console import percent, say
-from moco.data.item import printable
 from moco.environment import describe
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.evaluators.classifier import Classifier
 from moco.evaluators.linear_cached import all_views, linear_cached
 from moco.evaluators.linear_options import CachedOptions, LinearOptions, SgdOptions

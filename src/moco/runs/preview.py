@@ -15,8 +15,7 @@ from torch import Tensor
 from moco.config import Config, ViewsConfig
 from moco.config_check import check
 from moco.data.dataset import open_dataset
-from moco.data.item import printable
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.files import atomic, expanded, write_text
 from moco.randomness import Purpose, permutation
 from moco.reporting.ours import check_ours, signed_picture

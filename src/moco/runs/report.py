@@ -13,8 +13,7 @@ from moco.config import Config
 from moco.config_check import flat
 from moco.console import say
 from moco.data.catalog import DATASETS
-from moco.data.item import printable
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.evaluators.verdict import Setting, told, verdict
 from moco.files import expanded, read_json, write_text
 from moco.label_curves import LabelsResult
@@ -145,7 +144,7 @@ def _facts(folder: RunDir, given: str | os.PathLike[str]) -> RunFacts:
         health=_health(rows, run.config),
         linear_rows=read_csv(table) if table.is_file() else [],
         linear=LinearResult.load(linear) if linear.is_file() else None,
-        named=[LinearResult.load(file) for place in folder.named_linears if (file := place / "result.json").is_file()],
+        named=[LinearResult.load(place / "result.json") for place in folder.named_linears],
         evaluation=Evaluation.load(folder.evaluation_file) if folder.evaluation_file.is_file() else None,
         finetuned=_finetuned(folder),
         labels=LabelsResult.load(folder.labels_file) if folder.labels_file.is_file() else None,

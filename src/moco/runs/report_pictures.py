@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moco.data.item import printable
 from moco.data.store import Store
+from moco.errors import printable
 from moco.evaluators.classifier import Classifier
 from moco.evaluators.knn import knn_predict
 from moco.evaluators.proof import fingerprint

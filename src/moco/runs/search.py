@@ -17,13 +17,12 @@ from moco.config import StoreConfig
 from moco.console import say
 from moco.data.depth import Kind
 from moco.data.images import BadImage, decode
-from moco.data.item import printable
 from moco.data.levels import Range, full_range
 from moco.data.listing import list_images
 from moco.data.remarks import without_remarks
 from moco.embedding.nearest import best_library, nearest
 from moco.embedding.table import Table, open_table
-from moco.errors import UserError, in_a_line
+from moco.errors import UserError, in_a_line, printable
 from moco.evaluators.frozen import evaluating
 from moco.files import atomic, expanded
 from moco.reporting.ours import check_ours, signed_picture

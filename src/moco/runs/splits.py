@@ -7,8 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from moco.data.item import printable
-from moco.errors import UserError
+from moco.errors import UserError, printable
 from moco.evaluators.frozen import Frozen, Labelled
 from moco.ranks import ALONE, Ranks
 from moco.runs.trained import TrainedRun, labelled, open_trained

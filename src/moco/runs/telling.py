@@ -9,7 +9,7 @@ import numpy as np
 from moco.config import Config
 from moco.config_check import flat
 from moco.data.dataset import Dataset
-from moco.data.item import printable
+from moco.errors import printable
 from moco.evaluators.frozen import Frozen
 from moco.evaluators.sample import sample
 from moco.reporting.preview import Tile, sheet
