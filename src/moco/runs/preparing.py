@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -82,10 +81,11 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         check_installed(config.log)
     splittable = _splittable(config)
     start = first_weights(config) if begins else None
-    if config.model.mask_groups is not None:  # found again from any folder
-        groups_file = str(expanded(config.model.mask_groups, "--model.mask_groups").absolute())
-        read_groups(Path(groups_file))  # what can't be read is said before anything is packed
-        config = replace(config, model=replace(config.model, mask_groups=groups_file))
+    groups: list[list[str]] = []
+    if config.model.mask_groups is not None:  # found again from any folder, and read before anything is packed
+        groups_file = expanded(config.model.mask_groups, "--model.mask_groups").absolute()
+        groups = read_groups(groups_file)
+        config = replace(config, model=replace(config.model, mask_groups=str(groups_file)))
     data = open_dataset(config.data, config.store, config.short_side)
     say(data.note)
     say(runtime.line())
@@ -109,7 +109,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
         guard,
         config.seed,
         config.model.symmetric,
-        _shown(config, data.train.names, runtime.device),
+        _shown(config, groups, data.train.names, runtime.device),
         _momentum(config, sampler.steps_per_epoch),
         config.model.bn_shuffle,
         config.train.accumulate,
@@ -201,11 +201,10 @@ def frozen_backbone(training: Training[Config], runtime: Runtime) -> Frozen:
     return Frozen.of(encoder.backbone, config.views, runtime)
 
 
-def _shown(config: Config, names: list[str], device: torch.device) -> torch.Tensor | None:
+def _shown(config: Config, groups: list[list[str]], names: list[str], device: torch.device) -> torch.Tensor | None:
     """What each training image shows, for the step to know its own keys by; None where all keys are negatives."""
     if not config.model.mask_own:
         return None
-    groups = [] if config.model.mask_groups is None else read_groups(Path(config.model.mask_groups))
     shown, found = shown_by(names, groups)
     if groups:
         say(f"model.mask_groups: {found} of {len(groups)} groups have two training images or more")

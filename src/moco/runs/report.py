@@ -68,7 +68,6 @@ def report(
     if not paths:
         raise UserError("give at least one run to report on")
     folders = [RunDir.open(path) for path in paths]
-    data = None if data is None else os.fspath(data)
     page = folders[0].report_file if out is None else expanded(os.fspath(out), "--out")
     _check_options(page, paths, map)
     facts = [_facts(folder, paths[n]) for n, folder in enumerate(folders)]
