@@ -106,6 +106,6 @@ def test_the_whole_batch_at_once_says_that_another_number_changes_bits(
     capsys.readouterr()
     assert main(["pretrain", "--resume", str(run), "--train.epochs=3", "--runtime.threads=2"]) == 0
     said = capsys.readouterr().err
-    one, two = (f"the whole batch at once on {n} threads (small maps by products)" for n in (1, 2))
+    one, two = (f"the whole batch at once on {n} threads (small maps by products, forward too)" for n in (1, 2))
     assert f"computing {one}, now {two}" in said
     assert "not to the same bits" in said

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from timm.optim import muon as timm_muon
 from torch import Tensor, nn
 
 from moco.config import OptimizerConfig
+from moco.ranks import ALONE
 from moco.threads import Threads
+from moco.train import muon
 from moco.train.muon import ROUNDS, Muon, is_matrix, orthogonal
 from moco.train.optimizer import build_optimizer, lie_alike, set_lr
 
@@ -151,3 +155,38 @@ def test_no_singular_value_becomes_large(shape: tuple[int, int], decay: float, d
     made = orthogonal(matrix[None].to(device), ROUNDS)[0].cpu()
     assert torch.linalg.svdvals(made).max() < 1.3
     assert torch.linalg.svdvals(orthogonal(matrix[None].bfloat16().to(device), ROUNDS)[0].cpu()).max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(2, 300, 700), (1, 700, 300), (1, 129, 129)])
+def test_half_of_a_symmetric_product_is_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In panels, the last one narrower, and in one."""
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    halves = orthogonal(matrices, ROUNDS)
+    monkeypatch.setattr(muon, "BLOCK", 1024)
+    torch.testing.assert_close(halves, orthogonal(matrices, ROUNDS), rtol=1e-3, atol=1e-4)
+
+
+class _InBf16:
+    precision = "bf16"
+    ranks = ALONE
+
+    def spread(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        assert set(owners) == {0}
+
+
+def test_in_bf16_the_last_product_alone_is_rounded() -> None:
+    """One per cent of the step, however unlike the singular values are; masters and momentum stay float32."""
+    config = OptimizerConfig("muon", lr=0.1, momentum=0.95)
+    plain, rounded = network(), network()
+    before = [p.detach().clone() for p in plain.parameters()]
+    exact = steps(plain, build_optimizer(plain, config), 1)
+    optimizer = build_optimizer(rounded, config, together=_InBf16())
+    found = steps(rounded, optimizer, 1)
+    for start, right, made in zip(before, exact, found):
+        if is_matrix(right):
+            assert 0 < (made - right).norm() < 0.02 * (right - start).norm()
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    assert kept and all(value.dtype == torch.float32 for value in kept)
+    spread = torch.diag(torch.logspace(0, -6, 64))[None]
+    assert torch.linalg.svdvals(orthogonal(spread, ROUNDS, torch.bfloat16).float()[0]).max() < 1.3

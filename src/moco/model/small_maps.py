@@ -1,60 +1,108 @@
-"""Convolutions with small maps, whose weights' gradient is one matrix product on the CPU.
+"""Convolutions with small maps, as matrix products on the CPU.
 
-oneDNN takes the gradient of a 3x3 convolution with 512 channels and maps of 2x2 four times as slowly as it multiplies
-matrices, and at 1x1 twenty times (benchmarks/README.md). Laid out as a matrix, what the kernel saw at each place is
-small where the maps are small, and the product of that with the outcome's gradient is the same sum.
+oneDNN takes the gradient of a 3x3 convolution with 512 channels and maps of 2x2 two to four times as slowly as it
+multiplies matrices, and at 1x1 twenty times (benchmarks/README.md). Two ways of laying it out instead:
+
+- What the kernel saw at each place, as a matrix (im2col), is small where the maps are small: its product with the
+  outcome's gradient is the weights' gradient.
+- Where each place of the outcome sees all places of what comes in (3x3 at 2x2 and 1x1), the convolution is a linear map
+  from these to those, which multiplies nothing with padding: 16 instead of 36 products at 2x2, forward and backward.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGEST = 49  # places of a map (7x7): up to there it was never slower in float32 with AVX2, in batches of 64
+LARGEST = 49  # places of a map (7x7): up to there im2col was never slower in float32 with AVX2, in batches of 64
+LARGEST_BF16 = 16  # in bf16, with AVX-512's units for it
+FEWEST = 32  # images for which it pays to lay out the weight of a linear map between several places
+
+Pair = tuple[int, int]
 
 
-class _MatrixGradient(nn.Conv2d):
-    """Mixed into a convolution's class: small maps of a batch in training go by `_Convolution`."""
+@dataclass(frozen=True)
+class _Steps:
+    """How a convolution goes over a map."""
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        learns = torch.is_grad_enabled() and weight.requires_grad
-        if not (learns and self._in_float32(input) and self._small(input)):
-            return super()._conv_forward(input, weight, bias)
-        made = cast(Tensor, _Convolution.apply(input, weight, self.stride, self.padding))
-        return made if bias is None else made + bias[:, None, None]
+    kernel: Pair
+    stride: Pair
+    padding: Pair
 
-    @staticmethod
-    def _in_float32(images: Tensor) -> bool:
-        """On the CPU; what a processor with units for bf16 gains in that is not measured yet."""
-        return images.device.type == "cpu" and images.dtype != torch.bfloat16 and not torch.is_autocast_enabled("cpu")
-
-    def _small(self, images: Tensor) -> bool:
-        assert isinstance(self.padding, tuple)
+    def places(self, sides: Pair) -> Pair:
+        """Height and width of the outcome."""
         height, width = (
             (side + 2 * padding - kernel) // stride + 1
-            for side, padding, kernel, stride in zip(images.shape[2:], self.padding, self.kernel_size, self.stride)
+            for side, kernel, stride, padding in zip(sides, self.kernel, self.stride, self.padding)
         )
-        return height * width <= LARGEST
+        return height, width
+
+    def each_sees_all(self, sides: Pair) -> bool:
+        """Whether each place of the outcome sees every place of a map of `sides`."""
+        return all(
+            side + padding <= kernel and (places - 1) * stride <= padding
+            for side, places, kernel, stride, padding in zip(
+                sides, self.places(sides), self.kernel, self.stride, self.padding
+            )
+        )
+
+    def seen_from(self, place: Pair, sides: Pair) -> tuple[slice, slice]:
+        """The taps by which a place of the outcome sees a map of `sides`, where it sees all of it."""
+        down, right = (
+            slice(padding - at * stride, padding - at * stride + side)
+            for at, side, stride, padding in zip(place, sides, self.stride, self.padding)
+        )
+        return down, right
+
+
+class _ByProducts(nn.Conv2d):
+    """Mixed into a convolution's class: small maps go by `_Linear` or `_WeightsGradient` in training, on the CPU."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.training or input.device.type != "cpu":
+            return super()._conv_forward(input, weight, bias)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        assert isinstance(self.padding, tuple)
+        steps = _Steps(cast(Pair, self.kernel_size), cast(Pair, self.stride), cast(Pair, self.padding))
+        height, width = input.shape[2:]
+        places = steps.places((height, width))
+        if steps.each_sees_all((height, width)) and (len(input) >= FEWEST or max(*input.shape[2:], *places) == 1):
+            made = _Linear.apply(input, weight, steps, dtype)
+        elif self._learns_by_few(weight, places, dtype):
+            made = _WeightsGradient.apply(input.to(dtype), weight.to(dtype), steps)
+        else:
+            return super()._conv_forward(input, weight, bias)
+        made = cast(Tensor, made)
+        return made if bias is None else made + bias.to(dtype)[:, None, None]
+
+    @staticmethod
+    def _learns_by_few(weight: Tensor, places: Pair, dtype: torch.dtype) -> bool:
+        largest = LARGEST_BF16 if dtype == torch.bfloat16 else LARGEST
+        return torch.is_grad_enabled() and weight.requires_grad and places[0] * places[1] <= largest
 
 
 def suit_processor(network: nn.Module, float32: bool) -> None:
     """What training on a processor needs of the convolutions of `network`, in float32 or in bf16."""
-    (multiply_small_maps if float32 else spare_single_places)(network)
+    if not float32:
+        spare_single_places(network)  # below the products: what they don't take
+    multiply_small_maps(network)
 
 
 def multiply_small_maps(network: nn.Module) -> None:
-    """Let the convolutions of `network` that can be take their weights' gradient so; the state dict stays as it is.
+    """Let the convolutions of `network` that can be go by products; the state dict stays as it is.
 
     Those in groups, dilated, or padded by anything but a number of zeros stay what they are.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _plain(module):
             kind: type[nn.Conv2d] = type(module)
-            module.__class__ = _mixed(_MatrixGradient, kind)  # type: ignore[arg-type]
+            module.__class__ = _mixed(_ByProducts, kind)  # type: ignore[arg-type]
 
 
 def _plain(convolution: nn.Conv2d) -> bool:
@@ -64,7 +112,7 @@ def _plain(convolution: nn.Conv2d) -> bool:
 
 def multiplies_small_maps(network: nn.Module) -> bool:
     """Whether any of its convolutions is one that `multiply_small_maps` has changed."""
-    return any(isinstance(module, _MatrixGradient) for module in network.modules())
+    return any(isinstance(module, _ByProducts) for module in network.modules())
 
 
 class _Float32AtOnePlace(nn.Conv2d):
@@ -94,35 +142,81 @@ def _mixed(mixin: type[nn.Conv2d], kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     return kind if issubclass(kind, mixin) else type(kind.__name__, (mixin, kind), {})
 
 
-class _Convolution(torch.autograd.Function):
-    """`F.conv2d` without bias, and the gradient of its weight as a product of two matrices."""
+class _Linear(torch.autograd.Function):
+    """A convolution without bias, whose every place sees all of what comes in, as one linear map, in `dtype`."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return F.conv2d(images, weight, None, stride, padding)
+    def forward(ctx: Any, images: Tensor, weight: Tensor, steps: _Steps, dtype: torch.dtype) -> Tensor:
+        number, channels, *sides = images.shape
+        shape = (*steps.places((sides[0], sides[1])), len(weight), *sides, channels)
+        laid = torch.empty(shape, dtype=dtype)
+        for place, seen in _places(steps, shape):
+            laid[place].copy_(weight.permute(0, 2, 3, 1)[:, *seen])
+        matrix = laid.view(shape[0] * shape[1] * len(weight), -1)
+        rows = _rows(images, dtype)
+        ctx.save_for_backward(rows, matrix)
+        ctx.steps, ctx.shape, ctx.like = steps, shape, (images.dtype, weight)
+        return (rows @ matrix.T).view(number, *shape[:3]).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        rows, matrix = ctx.saved_tensors
+        dtype, weight = ctx.like
+        given = _rows(gradient, rows.dtype)
+        of_images = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_images = (given @ matrix).view(len(rows), *ctx.shape[3:]).permute(0, 3, 1, 2).to(dtype)
+        if ctx.needs_input_grad[1]:
+            laid = (given.T @ rows).view(ctx.shape)
+            taps = weight.new_zeros(len(weight), *weight.shape[2:], weight.shape[1])
+            for place, seen in _places(ctx.steps, ctx.shape):
+                taps[:, *seen] += laid[place]
+            of_weight = taps.permute(0, 3, 1, 2)
+        return of_images, of_weight, None, None
+
+
+def _places(steps: _Steps, shape: tuple[int, ...]) -> list[tuple[Pair, tuple[slice, slice]]]:
+    """Each place of the outcome, and the taps by which it sees: of (h, w, outputs, height, width, channels)."""
+    sides = (shape[3], shape[4])
+    return [(place, steps.seen_from(place, sides)) for place in product(range(shape[0]), range(shape[1]))]
+
+
+def _rows(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C, height, width) as (N, height * width * C)."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1).to(dtype)
+
+
+class _WeightsGradient(torch.autograd.Function):
+    """`F.conv2d` without bias, and the gradient of its weight as a product of two matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, steps: _Steps) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.steps = steps
+        return F.conv2d(images, weight, None, steps.stride, steps.padding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         images, weight = ctx.saved_tensors
+        stride, padding = ctx.steps.stride, ctx.steps.padding
         of_images = of_weight = None
         if ctx.needs_input_grad[0]:
             of_images = torch.ops.aten.convolution_backward(
-                gradient, images, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False)
+                gradient, images, weight, None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False)
             )[0]
         if ctx.needs_input_grad[1]:
             outputs, inputs, height, width = weight.shape
             rows = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)  # (N * places, outputs)
-            product = rows.T @ _seen(images, (height, width), ctx.stride, ctx.padding)
-            of_weight = product.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
-        return of_images, of_weight, None, None
+            found = rows.T @ _seen(images, ctx.steps)
+            of_weight = found.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        return of_images, of_weight, None
 
 
-def _seen(images: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def _seen(images: Tensor, steps: _Steps) -> Tensor:
     """What the kernel sees at each place of each image: (N * places, height * width * channels)."""
-    (up, left), (height, width) = padding, kernel
+    (up, left), (height, width) = steps.padding, steps.kernel
     rows = F.pad(images.permute(0, 2, 3, 1), (0, 0, left, left, up, up))  # (N, H, W, C)
-    seen = rows.unfold(1, height, stride[0]).unfold(2, width, stride[1])  # (N, h, w, C, height, width)
+    seen = rows.unfold(1, height, steps.stride[0]).unfold(2, width, steps.stride[1])  # (N, h, w, C, height, width)
     return seen.permute(0, 1, 2, 4, 5, 3).reshape(-1, height * width * images.shape[1])

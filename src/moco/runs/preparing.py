@@ -141,7 +141,7 @@ def prepare(config: Config, decided: Precision | None = None, begins: bool = Tru
     monitors = _monitors(training, data, runtime, source)
     about = {
         **describe(), **runtime.about,
-        "processes": ranks.world, "arithmetic": arithmetic(model, runtime, config.train.accumulate),
+        "processes": ranks.world, "arithmetic": arithmetic(model, runtime, config.train.accumulate, optimizer),
         "compile": runtime.compile_mode, "data": data.fingerprints, "ranges": data.ranges,
         "windows": None if sampler.windows is None else digest_of(sampler.windows.chunk_of),
         "groups": _groups(config, step.shown),
@@ -158,7 +158,7 @@ def _model(config: Config, start: Weights | None, runtime: Runtime) -> MoCo:
     if config.runtime.checkpoint_activations:
         recompute_blocks(model.encoder_q.backbone)
     if runtime.device.type == "cpu":
-        suit_processor(model.encoder_q, runtime.float32_on_cpu)
+        suit_processor(model, runtime.float32_on_cpu)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     runtime.compile(model.encoder_q, model.encoder_k)
     return model

@@ -32,6 +32,7 @@ from moco.model.small_maps import multiplies_small_maps
 from moco.randomness import Purpose, torch_seed
 from moco.runtime import Runtime
 from moco.threads import OrderedSum, operations_on
+from moco.train.muon import Muon
 
 R = TypeVar("R")
 # (a part's model, the images of its queries, their keys, their rows in the batch) -> (mean loss over them, anything)
@@ -252,11 +253,19 @@ class Parts:
         return made
 
 
-def arithmetic(model: MoCo, runtime: Runtime, accumulate: int = 1) -> str:
+def arithmetic(
+    model: MoCo, runtime: Runtime, accumulate: int = 1, optimizer: torch.optim.Optimizer | None = None
+) -> str:
     """A phrase that is the same where the same step gives the same bits, as far as threads and processes go.
 
-    A step in pieces (`accumulate`) sums its gradients in another order; parts on the CPU are pieces anyhow.
+    A step in pieces (`accumulate`) sums its gradients in another order; parts on the CPU are pieces anyhow. On the CPU
+    it also tells the ways in which small maps and Muon were computed by former versions from those of this one.
     """
+    by_halves = isinstance(optimizer, Muon) and runtime.device.type == "cpu"
+    return _by_batch(model, runtime, accumulate) + (" (Muon by halves)" if by_halves else "")
+
+
+def _by_batch(model: MoCo, runtime: Runtime, accumulate: int) -> str:
     world = runtime.ranks.world
     pieces = f" in {accumulate} pieces" if accumulate > 1 else ""
     if runtime.device.type != "cpu":
@@ -275,7 +284,7 @@ def at_once(network: nn.Module, runtime: Runtime) -> str:
 
 
 def _small_maps(network: nn.Module) -> str:
-    return " (small maps by products)" if multiplies_small_maps(network) else ""
+    return " (small maps by products, forward too)" if multiplies_small_maps(network) else ""
 
 
 def part_of(model: MoCo, splits: int = 1) -> MoCo:
