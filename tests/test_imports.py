@@ -11,7 +11,7 @@ import moco
 
 ROOT = Path(moco.__file__).parent
 BASE = {
-    "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
+    "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "fresh_run", "randomness",
     "checkpoint", "cgroups", "presets", "sizing", "tables", "cosine", "folders", "results",
     "threads", "machine", "automatic", "label_curves", "ranks", "launch", "words",
 }  # fmt: skip

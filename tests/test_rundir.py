@@ -10,6 +10,7 @@ import pytest
 
 from moco.config import Config, ModelConfig
 from moco.errors import UserError
+from moco.fresh_run import check_free, created
 from moco.rundir import MARKER, RunDir
 from moco.runs.going_on import to_go_on_from
 
@@ -19,7 +20,7 @@ def names(root: Path) -> set[str]:
 
 
 def begin(root: Path, overwrite: bool = False) -> RunDir:
-    with RunDir.created(root, overwrite) as run:
+    with created(root, overwrite) as run:
         run.write_config(Config(), {"versions": {"momentum-contrast": "0.1.0"}})
         (run.checkpoints / "step-00000001.pt").write_text("weights")
         return run
@@ -31,7 +32,7 @@ def test_another_programs_folder_of_the_same_name_is_left_alone(tmp_path: Path, 
     theirs = tmp_path / folder / "model.pt"
     theirs.parent.mkdir()
     theirs.write_text("theirs")
-    with pytest.raises(UserError, match="holds other files"), RunDir.created(tmp_path, overwrite):
+    with pytest.raises(UserError, match="holds other files"), created(tmp_path, overwrite):
         pass
     assert theirs.read_text() == "theirs"
 
@@ -41,7 +42,7 @@ def test_another_programs_config_is_not_a_run_of_ours(tmp_path: Path, overwrite:
     (tmp_path / "config.yaml").write_text("model: {backbone: resnet50}\n")  # it even reads as one
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").write_text("theirs")
-    with pytest.raises(UserError, match="holds other files"), RunDir.created(tmp_path, overwrite):
+    with pytest.raises(UserError, match="holds other files"), created(tmp_path, overwrite):
         pass
     assert names(tmp_path) == {"config.yaml", "checkpoints/last.pt"}
 
@@ -53,14 +54,14 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -
     for name in theirs | ours:
         (run.root / name).parent.mkdir(exist_ok=True)
         (run.root / name).write_text(name)
-    with RunDir.created(run.root, overwrite=True):
+    with created(run.root, overwrite=True):
         assert names(run.root) == theirs | {MARKER}
 
 
 def test_a_run_that_lost_its_configuration_keeps_its_checkpoints(tmp_path: Path) -> None:
     run = begin(tmp_path / "a")
     run.config_file.unlink()
-    with pytest.raises(UserError, match="already holds a run"), RunDir.created(run.root):
+    with pytest.raises(UserError, match="already holds a run"), created(run.root):
         pass
     with pytest.raises(UserError, match="its checkpoints are kept"):
         RunDir.open(run.root)
@@ -68,9 +69,9 @@ def test_a_run_that_lost_its_configuration_keeps_its_checkpoints(tmp_path: Path)
 
 
 def test_a_run_killed_at_its_very_beginning_can_be_begun_again(tmp_path: Path) -> None:
-    with RunDir.created(tmp_path / "a") as run:
+    with created(tmp_path / "a") as run:
         first = run.identity()
-    with RunDir.created(tmp_path / "a") as run:
+    with created(tmp_path / "a") as run:
         assert run.identity() != first
 
 
@@ -78,22 +79,22 @@ def test_a_run_from_before_the_marker_is_known_by_its_two_files(tmp_path: Path) 
     run = begin(tmp_path / "a")
     (run.root / MARKER).unlink()
     assert run.is_ours()
-    with RunDir.created(run.root, overwrite=True):
+    with created(run.root, overwrite=True):
         assert not run.config_file.exists()
 
 
 def test_of_two_that_begin_one_run_the_second_is_refused(tmp_path: Path) -> None:
     refused = pytest.raises(UserError, match="another process")
-    with RunDir.created(tmp_path / "a"), refused, RunDir.created(tmp_path / "a"):
+    with created(tmp_path / "a"), refused, created(tmp_path / "a"):
         pass
     begin(tmp_path / "a")
-    with pytest.raises(UserError, match="already holds a run"), RunDir.created(tmp_path / "a"):
+    with pytest.raises(UserError, match="already holds a run"), created(tmp_path / "a"):
         pass
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "b"])
 def test_a_name_that_no_disk_takes_is_one_line(tmp_path: Path, name: str) -> None:
-    for attempt in (RunDir.check_free, RunDir.open):
+    for attempt in (check_free, RunDir.open):
         with pytest.raises(UserError, match="File name too long"):
             attempt(tmp_path / name)
 
@@ -133,7 +134,7 @@ def test_a_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_run_that_has_lost_its_checkpoints_is_told_from_one_that_never_had_any(tmp_path: Path) -> None:
     """A kill may fall between the first row of metrics.csv and the first checkpoint: such a run begins again."""
-    with RunDir.created(tmp_path / "run") as run:
+    with created(tmp_path / "run") as run:
         run.metrics_file.write_text("epoch\n1\n")
         assert to_go_on_from(run) is None
         run.note_saved()
@@ -148,13 +149,13 @@ def test_a_run_that_has_lost_its_checkpoints_is_told_from_one_that_never_had_any
 
 
 def test_overwriting_leaves_what_only_begins_like_a_checkpoint(tmp_path: Path) -> None:
-    with RunDir.created(tmp_path / "run") as run:
+    with created(tmp_path / "run") as run:
         theirs = [run.checkpoints / "step-9-mine.pt", run.checkpoints / "step-mine.pt/a", run.root / "linear/notes.csv"]
         ours = [run.checkpoints / "step-00000009.pt", run.checkpoints / ".last.pt.7.tmp", run.metrics_file]
         for path in (*theirs, *ours):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
-    with RunDir.created(tmp_path / "run", overwrite=True):
+    with created(tmp_path / "run", overwrite=True):
         assert all(path.exists() for path in theirs) and not any(path.exists() for path in ours)
 
 
@@ -169,4 +170,4 @@ def test_home_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert begin(Path("~/runs/a")).root == tmp_path / "runs" / "a"
     assert RunDir.open("~/runs/a").root == tmp_path / "runs" / "a"
     with pytest.raises(UserError, match="--out is empty"):
-        RunDir.check_free("")
+        check_free("")

@@ -24,6 +24,7 @@ from moco.config import Config, ModelConfig, RuntimeConfig, StoreConfig, TrainCo
 from moco.data.dataset import open_dataset
 from moco.errors import UserError
 from moco.files import locked, write_json
+from moco.fresh_run import created
 from moco.results import Evaluation
 from moco.rundir import MARKER, RunDir
 from moco.runs import linear
@@ -103,7 +104,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Made:
         train=TrainConfig(epochs=2, batch_size=8),
         runtime=RuntimeConfig(device="cpu", precision="float32", threads=1),
     )
-    with RunDir.created(root / "run") as run:
+    with created(root / "run") as run:
         run.write_config(config, {})
         write_csv(run.metrics_file, ROWS, COLUMNS)
         save_checkpoint(run, config, seed=0, step=6)
@@ -487,7 +488,7 @@ def test_a_run_that_is_overwritten_takes_its_named_classifiers_with_it(made: Mad
     copy = shutil.copytree(made.run.linear_called("mine"), made.run.root / "linear-a_copy")
     copied = contents(copy)
     assert [place.name for place in made.run.named_linears] == ["linear-mine"]
-    with RunDir.created(made.run.root, overwrite=True) as anew:
+    with created(made.run.root, overwrite=True) as anew:
         assert contents(made.run.root / "linear-mine") == {"notes.txt": b"kept"}
         assert contents(copy) == copied
         shutil.copy(copy / "result.json", made.run.root / "linear-mine")

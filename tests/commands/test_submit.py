@@ -16,7 +16,7 @@ from moco.cli import main
 from moco.commands.submit import split
 from moco.config import Config
 from moco.files import write_json
-from moco.rundir import RunDir
+from moco.fresh_run import created
 from moco.runs.finetune_options import FinetuneOptions, Tuning
 from moco.runs.recipe import recipe
 
@@ -89,7 +89,7 @@ def test_data_that_is_elsewhere_is_said_once(tmp_path: Path, capsys: pytest.Capt
 
 
 def begun(run: Path, config: Config) -> None:
-    with RunDir.created(run) as made:
+    with created(run) as made:
         made.write_config(config, {})
 
 

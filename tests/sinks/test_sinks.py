@@ -21,6 +21,7 @@ import moco
 from moco.cli import main
 from moco.config import TRACKERS
 from moco.errors import UserError
+from moco.fresh_run import clear
 from moco.rundir import RunDir
 from moco.sinks.projector import THUMBNAIL_PX
 from moco.sinks.sink import About, Several, measured, opened
@@ -130,7 +131,7 @@ def test_the_projector_has_a_row_a_word_and_a_thumbnail_for_each_image(trained: 
 def test_overwriting_a_run_takes_its_projector_along(trained: RunDir, labelled: Path) -> None:
     backbone, _ = moco.load_backbone(trained.root)
     assert backbone is not None
-    trained._clear()
+    clear(trained)
     assert not trained.tensorboard.exists()
 
 

@@ -16,6 +16,7 @@ from moco import checkpoint
 from moco.config import CheckpointConfig, Config, OptimizerConfig, RuntimeConfig, ScheduleConfig, TrainConfig
 from moco.data.sampler import Batch, Sampler
 from moco.errors import Interrupted, TrainingFailed, UserError
+from moco.fresh_run import created
 from moco.rundir import RunDir
 from moco.runtime import Runtime
 from moco.train.guard import FiniteGuard
@@ -77,7 +78,7 @@ def weights(made: Training) -> list[Tensor]:
 
 def test_a_run_from_the_first_step_to_the_last(tmp_path: Path) -> None:
     made = training()
-    with RunDir.created(tmp_path / "run") as folder:
+    with created(tmp_path / "run") as folder:
         loop(folder, made, evaluators=[lambda: [("knn_top1", 0.5)]], every_epochs=2).train()
     rows = list(csv.DictReader(folder.metrics_file.read_text().splitlines()))
     assert [row["step"] for row in rows] == ["3", "6", "9"]
@@ -98,7 +99,7 @@ def test_another_kind_of_training_tells_of_itself_in_its_own_words(
         "right", "moco other --resume",
     )  # fmt: skip
     made = training()
-    with RunDir.created(tmp_path / "run") as folder:
+    with created(tmp_path / "run") as folder:
         loop(folder, made, account=account).train()
         again = loop(folder, training(), account=account)
         again.signals.stop = "SIGINT"
@@ -142,10 +143,10 @@ def test_another_models_state_is_refused() -> None:
 
 def test_a_stop_saves_this_very_moment_and_the_rest_follows(tmp_path: Path) -> None:
     whole = training()
-    with RunDir.created(tmp_path / "whole") as folder:
+    with created(tmp_path / "whole") as folder:
         loop(folder, whole).train()
     begun = training()
-    with RunDir.created(tmp_path / "run") as folder:
+    with created(tmp_path / "run") as folder:
         running = loop(folder, begun)
         inner = begun.train_step
 
@@ -179,10 +180,10 @@ def test_a_stop_while_it_is_measured_is_obeyed_and_the_row_comes_when_the_run_go
         return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_s")} for row in table]
 
     whole = training()
-    with RunDir.created(tmp_path / "whole") as folder:
+    with created(tmp_path / "whole") as folder:
         rows = run(folder, whole)
     for epoch in (2, 3):  # in the middle, and in the last
-        with RunDir.created(tmp_path / f"run{epoch}") as folder:
+        with created(tmp_path / f"run{epoch}") as folder:
             with pytest.raises(Interrupted, match=f"stopped and saved at step {3 * epoch}"):
                 run(folder, training(), epoch)
             found = checkpoint.newest(folder.checkpoints)
@@ -210,7 +211,7 @@ def test_whoever_is_told_hears_whether_it_came_to_its_end(tmp_path: Path) -> Non
         raise MemoryError
 
     for evaluators in ([], [broken]):
-        with RunDir.created(tmp_path / f"run{len(ends)}") as folder:
+        with created(tmp_path / f"run{len(ends)}") as folder:
             made = loop(folder, training(), evaluators=evaluators, every_epochs=3, sink=lambda run: Ear())
             with contextlib.suppress(MemoryError), made.telling():
                 made.train()
@@ -218,12 +219,12 @@ def test_whoever_is_told_hears_whether_it_came_to_its_end(tmp_path: Path) -> Non
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_what_is_kept(tmp_path: Path) -> None:
-    with RunDir.created(tmp_path / "run") as folder, pytest.raises(TrainingFailed, match=r"step 5 .*step-00000003\.pt"):
+    with created(tmp_path / "run") as folder, pytest.raises(TrainingFailed, match=r"step 5 .*step-00000003\.pt"):
         loop(folder, training(poison=4)).train()
 
 
 def test_a_sentence_is_said_once_while_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunDir.created(tmp_path / "run") as folder:
+    with created(tmp_path / "run") as folder:
         loop(folder, training(), diagnose=lambda rows: ("ill", "it is not well")).train()
     assert capsys.readouterr().err.count("it is not well") == 1
 

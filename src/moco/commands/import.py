@@ -8,7 +8,7 @@ from typing import Any
 
 from moco.commands.parsing import Parser
 from moco.errors import UserError
-from moco.rundir import RunDir
+from moco.fresh_run import check_free
 
 
 def parser() -> Parser:
@@ -32,7 +32,7 @@ def run(args: Any) -> None:
     """Make the run and say what to type next. Raises `UserError` for a file that can't be taken."""
     if not Path(args.file).exists():
         raise UserError(f"no file of weights at {args.file}")
-    RunDir.check_free(args.out)
+    check_free(args.out)
     from moco.runs.import_weights import import_weights
 
     import_weights(args.file, args.out, args.size, args.backbone, args.data)

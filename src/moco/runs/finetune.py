@@ -16,6 +16,7 @@ from moco.data.folder import anchored
 from moco.environment import describe
 from moco.errors import UserError
 from moco.files import read_json, write_json
+from moco.fresh_run import check_free, created
 from moco.model.tuned import Tuned
 from moco.results import FinetuneResult
 from moco.rundir import RunDir
@@ -60,10 +61,10 @@ def finetune(
     opened_run = open_run(run)
     data = None if data is None else anchored(os.fspath(data))
     place = Path(out) if out is not None else opened_run.path / default_name(source, options)
-    RunDir.check_free(place, overwrite, tuning=True)
+    check_free(place, overwrite, tuning=True)
     base = opened_run.config
     prepared = prepare_tuning(Tuning(str(opened_run.path.resolve()), checkpoint, source, base, data, options))
-    with RunDir.created(place, overwrite, tuning=True) as folder:
+    with created(place, overwrite, tuning=True) as folder:
         write_json(folder.finetune_file, prepared.tuning.as_dict())
         write_json(folder.environment_file, {**prepared.about, "command": sys.argv})
         with prepared.loop(folder).telling() as loop:

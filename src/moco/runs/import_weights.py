@@ -19,11 +19,11 @@ from moco.errors import UserError, in_a_line
 from moco.exchange.architecture import architecture
 from moco.exchange.incoming import Weights, fill
 from moco.exchange.layouts import read_weights
+from moco.fresh_run import check_free, created
 from moco.machine import choose_device, choose_precision
 from moco.model.backbone import library_of, own_size
 from moco.model.moco import MoCo
 from moco.randomness import Purpose, torch_seed
-from moco.rundir import RunDir
 from moco.runs.recipe import recipe
 from moco.runs.trained import Run, build_model, open_run
 from moco.tables import Row, write_csv
@@ -57,7 +57,7 @@ def import_weights(
         UserError: the file can't be read, needs unpickling of a class (which is named), or has tensors that have no
             place (which are named); nothing was written.
     """
-    RunDir.check_free(out)
+    check_free(out)
     path = Path(file)
     weights = read_weights(path)
     try:
@@ -73,7 +73,7 @@ def import_weights(
         raise UserError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # of parts that don't fit what it says it is
         raise UserError(f"{path} isn't what it says it is: {in_a_line(error)}") from error
-    with RunDir.created(out) as run:
+    with created(out) as run:
         run.write_config(config, {**content["about"], "data_as_given": data, "command": sys.argv})
         if rows:
             write_csv(run.metrics_file, rows, COLUMNS)

@@ -17,6 +17,7 @@ from moco.errors import UserError
 from moco.evaluators.monitors import LabelMonitor
 from moco.evaluators.proof import fingerprint
 from moco.files import read_json, write_json
+from moco.fresh_run import check_free, created
 from moco.launch import launch
 from moco.machine import Precision
 from moco.ranks import Ranks
@@ -46,13 +47,13 @@ def pretrain(config: Config, out: str | os.PathLike[str], overwrite: bool = Fals
     check(config)
     ranks = found_ranks()
     if ranks.is_main:
-        RunDir.check_free(out, overwrite)
+        check_free(out, overwrite)
     if (devices := _to_launch(config, ranks)) > 1:
         asked = {"config": config.as_dict(), "out": os.fspath(out), "overwrite": overwrite}
         launch(devices, f"{__name__}:pretrain_rank", asked, f"go on with: {_RESUME} {shlex.quote(os.fspath(out))}")
         return open_run(out)
     prepared = prepare(config, ranks=ranks)
-    with RunDir.created(out, overwrite) if ranks.is_main else contextlib.nullcontext(RunDir(Path(out))) as run:
+    with created(out, overwrite) if ranks.is_main else contextlib.nullcontext(RunDir(Path(out))) as run:
         prepared.runtime.barrier()
         loop = prepared.loop(run)
         with loop.telling(), _noting_failure(run, ranks):

@@ -17,6 +17,7 @@ from moco.config_check import flat
 from moco.console import say
 from moco.data.folder import anchored
 from moco.errors import EXIT_INTERRUPTED, Interrupted, TrainingFailed, UserError, nearest
+from moco.fresh_run import check_free
 from moco.rundir import RunDir
 from moco.runs.finetune_options import FinetuneOptions, open_tuning
 from moco.runs.slurm_options import SlurmOptions
@@ -118,7 +119,7 @@ def changed(out: str, asked: Config, given: Collection[str] | None = None) -> li
     """
     run = RunDir(Path(out))
     if not run.has_begun():
-        RunDir.check_free(out)
+        check_free(out)
         return []
     before, now = flat(RunDir.open(out).read_config()), flat(asked)
     return [
@@ -136,7 +137,7 @@ def changed_tuning(out: str, run: str, source: str, which: str, data: str | None
     """
     place = RunDir(Path(out))
     if not place.finetune_file.is_file():
-        RunDir.check_free(out, tuning=True)
+        check_free(out, tuning=True)
         return []
     before = open_tuning(out)[1]
     pairs: list[tuple[str, Any, Any]] = [("run", before.run, str(Path(run).resolve())), ("from", before.source, source)]
