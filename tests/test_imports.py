@@ -11,9 +11,9 @@ import moco
 
 ROOT = Path(moco.__file__).parent
 BASE = {
-    "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "fresh_run", "randomness",
+    "errors", "config", "config_check", "runtime", "rundir", "files", "console", "environment", "randomness",
     "checkpoint", "cgroups", "presets", "sizing", "tables", "cosine", "folders", "results",
-    "threads", "machine", "automatic", "label_curves", "ranks", "launch", "words",
+    "threads", "machine", "automatic", "label_curves", "ranks", "launch", "words", "fresh_run",
 }  # fmt: skip
 MAY_IMPORT = {
     "data": BASE,
