@@ -158,7 +158,7 @@ def test_monitors_know_what_other_views_cost() -> None:
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr is 'fast', give float"),
         ({"train": {"epochs": True}}, "train.epochs is True, give int | None"),
         ({"model": {"mlp": 1}}, "model.mlp is 1, give bool"),
-        ({"store": {"labels": "folder"}}, "store.labels is 'folder', give Literal['auto', 'folders', 'none']"),
+        ({"store": {"labels": "folder"}}, "store.labels is 'folder', valid: auto, folders, none"),
         ({"store": {"cache": 3}}, "store.cache is 3, give str | None"),
         ({"schedule": {"milestone_epochs": [1, "x"]}}, "schedule.milestone_epochs is [1, 'x'], give list[int]"),
         ({"data": ["a"], "seed": 0.5}, "data is ['a'], give str | None; seed is 0.5, give int"),

@@ -36,7 +36,7 @@ def check(config: Config) -> None:
     """Raise one `UserError` that lists every value that can't be right."""
     if not isinstance(config, Config):
         raise UserError(f"give a configuration, as `moco.recipe` makes one, not {type(config).__name__} {config!r:.40}")
-    problems = list(_wrong_types(config)) or list(_problems(config, flat(config)))
+    problems = list(wrong_types(config)) or list(_problems(config, flat(config)))
     if problems:
         raise UserError("; ".join(problems))
 
@@ -55,16 +55,23 @@ def _flat(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + f.name, value
 
 
-def _wrong_types(record: Any, prefix: str = "") -> Iterator[str]:
-    """Values that a hand-edited file brought in: nothing else compares them with what the fields may hold."""
+def wrong_types(record: Any, prefix: str = "") -> Iterator[str]:
+    """Values that a hand-edited file or Python brought in: nothing else compares them with what the fields may hold."""
     hints = get_type_hints(type(record))
     for f in fields(record):
         value = getattr(record, f.name)
         if is_dataclass(value):
-            yield from _wrong_types(value, f"{prefix}{f.name}.")
+            yield from wrong_types(value, f"{prefix}{f.name}.")
         elif not _fits(value, hints[f.name]):
-            wanted = hints[f.name].__name__ if isinstance(hints[f.name], type) else f.type
-            yield f"{prefix}{f.name} is {value!r}, give {wanted}"
+            yield f"{prefix}{f.name} is {value!r}, {_wanted(hints[f.name], f.type)}"
+
+
+def _wanted(hint: Any, written: Any) -> str:
+    inner = [h for h in get_args(hint) if h is not type(None)]
+    literal = hint if get_origin(hint) is Literal else inner[0] if inner and get_origin(inner[0]) is Literal else None
+    if literal is not None:
+        return f"valid: {', '.join(map(str, get_args(literal)))}"
+    return f"give {hint.__name__ if isinstance(hint, type) else written}"
 
 
 def _fits(value: Any, hint: Any) -> bool:

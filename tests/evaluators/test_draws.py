@@ -28,6 +28,12 @@ def test_every_class_gives_its_share(amount: Amount, counts: list[int]) -> None:
     assert (np.diff(images) > 0).all()
 
 
+def test_classes_that_give_all_they_have_are_counted() -> None:
+    counts = np.array([100, 50, 7])
+    assert [Amount(per_class=n).lacking(counts) for n in (7, 8, 50, 101)] == [0, 1, 1, 3]
+    assert Amount(share=1.0).lacking(counts) == 0
+
+
 @given(st.floats(0.001, 1), st.floats(0.001, 1), st.integers(0, 5))
 def test_more_labels_of_a_draw_are_those_and_others(one: float, other: float, number: int) -> None:
     few, many = (set(draw(LABELS, Amount(share=share), 3, number)) for share in sorted((one, other)))

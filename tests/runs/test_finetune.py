@@ -180,6 +180,15 @@ def test_a_tuning_comes_back_as_it_was(run: Path) -> None:
         Tuning.from_dict({"run": 3})
 
 
+def test_classes_with_fewer_images_than_asked_for_are_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", str(run), "--labels", "15-per-class", *QUICK, "--out", str(tmp_path / "some")]
+    assert main(words) == 0
+    assert "--labels 15-per-class: classes with fewer images give all they have (2 of 3)" in capsys.readouterr().err
+    assert FinetuneResult.load(tmp_path / "some" / "result.json").class_images == [6, 12, 15]
+
+
 def test_names_tell_fine_tunings_apart() -> None:
     assert default_name("run", FinetuneOptions(labels="10%")) == "finetune-10pct"
     options = FinetuneOptions(labels="20-per-class", draw=2, seed=1)

@@ -46,6 +46,10 @@ class Amount:
         assert self.share is not None
         return "all" if self.share == 1 else f"{100 * self.share:g}pct"
 
+    def lacking(self, class_images: NDArray[np.int64]) -> int:
+        """How many classes have fewer of their `class_images` (C,) than were asked for of each, and give all."""
+        return 0 if self.per_class is None else int((class_images < self.per_class).sum())
+
     def of(self, class_images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Labels of each class, int64 (C,), of its `class_images` (C,): one at least where a class has an image."""
         if self.per_class is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from moco.config_check import wrong_types
 from moco.errors import UserError
 
 _LEAST = {"epochs": 1, "batch_size": 1, "seed": 0, "passes": 0, "weight_decay": 0}
@@ -81,7 +82,7 @@ class LinearOptions:
 
     def chosen(self) -> CachedOptions | SgdOptions:
         """The protocol's own options. Raises one `UserError` that lists every value that can't be right."""
-        problems = list(self._problems())
+        problems = list(wrong_types(self, "--")) or list(self._problems())
         if problems:
             raise UserError("; ".join(problems))
         given = {name: value for name, value in vars(self).items() if name != "protocol" and value is not None}
@@ -89,9 +90,6 @@ class LinearOptions:
 
     def _problems(self) -> Iterator[str]:
         takers = {"cached": _names(CachedOptions), "sgd": _names(SgdOptions)}
-        if self.protocol not in takers:
-            yield f"--protocol is {self.protocol!r}, valid: {', '.join(takers)}"
-            return
         for f in fields(self)[1:]:
             value = getattr(self, f.name)
             if value is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moco.config import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig, from_dict
+from moco.config_check import wrong_types
 from moco.errors import UserError
 from moco.evaluators.draws import Amount
 from moco.files import read_json
@@ -73,7 +74,7 @@ class FinetuneOptions:
 
     def checked(self) -> FinetuneOptions:
         """Itself. Raises one `UserError` that lists every value that can't be right."""
-        if problems := list(self._problems()):
+        if problems := list(wrong_types(self, "--")) or list(self._problems()):
             raise UserError("; ".join(problems))
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moco.config_check import wrong_types
 from moco.errors import UserError
 
 
@@ -27,6 +28,8 @@ class LabelsOptions:
 
     def checked(self) -> list[float]:
         """The shares, ascending, from 0 to 1. Raises one `UserError` that lists every value that can't be right."""
+        if wrong := list(wrong_types(self, "--")):
+            raise UserError("; ".join(wrong))
         problems = []
         if self.draws < 1:
             problems.append(f"--draws is {self.draws}, give 1 or more")

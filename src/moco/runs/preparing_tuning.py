@@ -67,7 +67,11 @@ def prepare_tuning(tuning: Tuning) -> PreparedTuning:
     runtime, device = frozen.runtime, frozen.runtime.device
     classes = train.labels.cpu().numpy()
     asked = tuning.options
-    images = draw(classes, Amount.parse(asked.labels), asked.seed, asked.draw)
+    amount = Amount.parse(asked.labels)
+    images = draw(classes, amount, asked.seed, asked.draw)
+    counts = np.bincount(classes)
+    if lacking := amount.lacking(counts):
+        say(f"--labels {asked.labels}: classes with fewer images give all they have ({lacking} of {len(counts)})")
     if len(images) < 2:
         raise UserError(f"--labels {asked.labels} are {len(images)} images here, give 2 or more")
     tuning = replace(
