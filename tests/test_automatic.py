@@ -29,8 +29,8 @@ def test_every_choice_is_a_sound_configuration(short_side: int, device: str) -> 
 @pytest.mark.parametrize(
     ("short_side", "device", "size", "backbone", "small_stem"),
     [
-        (375, "cpu", 64, "resnet18", False),
-        (32, "cpu", 64, "resnet18", False),
+        (375, "cpu", 64, "timm/resnet10t", False),
+        (32, "cpu", 64, "timm/resnet10t", False),
         (375, "cuda", 224, "resnet50", False),
         (100, "cuda", 96, "resnet50", False),
         (32, "cuda", 32, "resnet18", True),

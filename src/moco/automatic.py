@@ -34,9 +34,13 @@ def choices(short_side: int, device: str, epochs: int | None = None) -> list[Cho
     tiny = not on_cpu and short_side <= TINY
     size = affordable if on_cpu else min(affordable, max(short_side // STEP * STEP, LEAST))
     small = on_cpu or tiny
+    if on_cpu:
+        backbone, because = "timm/resnet10t", "ten layers behind a deep stem: learns most a minute without a GPU"
+    else:
+        backbone, because = "resnet18" if tiny else "resnet50", "what trains in reasonable time on a GPU"
     warmup = 1.0 if epochs is None else min(1.0, epochs / 10)
     return [
-        Choice("model.backbone", "resnet18" if small else "resnet50", f"what trains in reasonable time {where}"),
+        Choice("model.backbone", backbone, because),
         Choice("model.small_stem", tiny, f"the images have {short_side} px"),
         Choice("views.size", size, f"the images have {short_side} px, and {affordable} is what pays {where}"),
         Choice("model.symmetric", True, "each view is query and key: twice the pairs of the same pictures"),
