@@ -53,7 +53,7 @@ def test_the_set_has_every_way_to_fail_that_a_run_showed_and_the_shipped_recipes
     assert {run["sign"] for run in RUNS.values()} == {
         "learning", "lr too low", "lr too high", "temperature", "too easy", "collapse",
     }  # fmt: skip
-    assert {"recipe shapes", "recipe imagenette-cpu, 15 epochs"} <= set(RUNS)
+    assert {"recipe shapes", "recipe imagenette-cpu, 15 epochs", "recipe imagenette-cpu, 20 epochs"} <= set(RUNS)
 
 
 def test_a_sound_row_gets_no_sentence() -> None:
