@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -283,6 +284,19 @@ def test_a_wrong_start_is_a_line(trained: Path, tmp_path: Path, capsys: pytest.C
     options[3] = str(tmp_path / "nothing.pth")
     assert main(["pretrain", *options, "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_backbone_that_nobody_recognises_says_which_it_is(
+    trained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = moco.open_run(trained).config
+    model = dataclasses.replace(config.model, backbone="timm/test_resnet")
+    other = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, epochs=1))
+    moco.pretrain(other, tmp_path / "other")
+    capsys.readouterr()
+    options = ["--recipe", str(trained / "config.yaml"), "--model.init", str(tmp_path / "other")]
+    assert main(["pretrain", *options, "--out", str(tmp_path / "run")]) == 2
+    assert "holds timm/test_resnet, not resnet18: give --model.backbone timm/test_resnet" in capsys.readouterr().err
 
 
 def test_parts_that_do_not_fit_what_a_file_says_it_is_are_a_line(trained: Path, tmp_path: Path) -> None:

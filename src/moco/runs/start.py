@@ -42,6 +42,8 @@ def begin_from(model: MoCo, weights: Weights, config: Config) -> None:
         taken = fill(model, weights, whole=False)
     except UserError as error:
         other = detect(weights.backbone)
+        if other is None and weights.arch not in (None, config.model.backbone):
+            other = (weights.arch, config.model.small_stem)
         if other is None:
             raise UserError(f"model.init {config.model.init}: {error}") from error
         stem = f" --model.small_stem {str(other[1]).lower()}" if other[1] != config.model.small_stem else ""
@@ -63,7 +65,8 @@ def _of_run(path: Path) -> Weights:
     )
     epoch = len(content["state"]["rows"])
     layout = f"a run, {config.model.backbone}, {config.views.size} px, epoch {epoch}"
-    return Weights(layout, backbone, head, key_backbone, key_head, content["model"]["queue"])
+    queue = content["model"]["queue"]
+    return Weights(layout, backbone, head, key_backbone, key_head, queue, arch=config.model.backbone)
 
 
 def _published(config: Config) -> Weights:
