@@ -291,8 +291,7 @@ def test_a_run_of_a_backbone_that_nobody_recognises_says_which_it_is(
 ) -> None:
     config = moco.open_run(trained).config
     model = dataclasses.replace(config.model, backbone="timm/test_resnet")
-    other = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, epochs=1))
-    moco.pretrain(other, tmp_path / "other")
+    moco.pretrain(dataclasses.replace(config, model=model), tmp_path / "other")
     capsys.readouterr()
     options = ["--recipe", str(trained / "config.yaml"), "--model.init", str(tmp_path / "other")]
     assert main(["pretrain", *options, "--out", str(tmp_path / "run")]) == 2
