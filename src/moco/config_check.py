@@ -67,8 +67,7 @@ def wrong_types(record: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _wanted(hint: Any, written: Any) -> str:
-    inner = [h for h in get_args(hint) if h is not type(None)]
-    literal = hint if get_origin(hint) is Literal else inner[0] if inner and get_origin(inner[0]) is Literal else None
+    literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
     if literal is not None:
         return f"valid: {', '.join(map(str, get_args(literal)))}"
     return f"give {hint.__name__ if isinstance(hint, type) else written}"

@@ -111,7 +111,6 @@ def _findings(found: Diagnosis) -> Table:
 
 
 def _examples(screen: Console, found: Diagnosis) -> None:
-
     bad = [f"{printable(u.name)} ({printable(u.reason)})" for u in found.unreadable]
     lists = [("unreadable", bad), ("without an end marker", [printable(name) for name in found.unended])]
     for title, sets in (

@@ -72,7 +72,7 @@ class _ByProducts(nn.Conv2d):
         steps = _Steps(cast(Pair, self.kernel_size), cast(Pair, self.stride), cast(Pair, self.padding))
         height, width = input.shape[2:]
         places = steps.places((height, width))
-        if steps.each_sees_all((height, width)) and (len(input) >= FEWEST or max(*input.shape[2:], *places) == 1):
+        if steps.each_sees_all((height, width)) and (len(input) >= FEWEST or max(height, width, *places) == 1):
             made = _Linear.apply(input, weight, steps, dtype)
         elif self._learns_by_few(weight, places, dtype):
             made = _WeightsGradient.apply(input.to(dtype), weight.to(dtype), steps)
@@ -155,21 +155,23 @@ class _Linear(torch.autograd.Function):
         matrix = laid.view(shape[0] * shape[1] * len(weight), -1)
         rows = _rows(images, dtype)
         ctx.save_for_backward(rows, matrix)
-        ctx.steps, ctx.shape, ctx.like = steps, shape, (images.dtype, weight)
+        ctx.steps, ctx.shape = steps, shape
+        ctx.dtypes = images.dtype, weight.dtype
         return (rows @ matrix.T).view(number, *shape[:3]).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         rows, matrix = ctx.saved_tensors
-        dtype, weight = ctx.like
+        of_image, of_tap = ctx.dtypes
         given = _rows(gradient, rows.dtype)
         of_images = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_images = (given @ matrix).view(len(rows), *ctx.shape[3:]).permute(0, 3, 1, 2).to(dtype)
+            of_images = (given @ matrix).view(len(rows), *ctx.shape[3:]).permute(0, 3, 1, 2).to(of_image)
         if ctx.needs_input_grad[1]:
             laid = (given.T @ rows).view(ctx.shape)
-            taps = weight.new_zeros(len(weight), *weight.shape[2:], weight.shape[1])
+            outputs, channels = ctx.shape[2], ctx.shape[5]
+            taps = torch.zeros(outputs, *ctx.steps.kernel, channels, dtype=of_tap)
             for place, seen in _places(ctx.steps, ctx.shape):
                 taps[:, *seen] += laid[place]
             of_weight = taps.permute(0, 3, 1, 2)

@@ -41,10 +41,10 @@ from moco.runs.trained import build_model, labelled, pixel_source
 from moco.runtime import Runtime
 from moco.sinks.sink import check_installed
 from moco.sizing import advice, sized
+from moco.train.arithmetic import arithmetic
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Evaluator, Loop, Monitors
 from moco.train.optimizer import build_optimizer
-from moco.train.parts import arithmetic
 from moco.train.state import Totals
 from moco.train.step import MoCoStep
 from moco.train.training import Training

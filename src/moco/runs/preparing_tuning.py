@@ -30,10 +30,10 @@ from moco.rundir import RunDir
 from moco.runs.finetune_options import Tuning
 from moco.runs.splits import Opened, open_splits
 from moco.runs.trained import build_model
+from moco.train.arithmetic import at_once
 from moco.train.guard import FiniteGuard
 from moco.train.loop import Loop, Monitors
 from moco.train.optimizer import build_optimizer
-from moco.train.parts import at_once
 from moco.train.state import Totals
 from moco.train.training import Training
 from moco.train.tuning import TUNING, LabelledOrder, LabelledViews, TuneStats, TuneStep, class_weights

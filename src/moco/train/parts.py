@@ -28,11 +28,9 @@ from moco.console import say
 from moco.errors import UserError
 from moco.model.batchnorm import SplitBatchNorm1d, SplitBatchNorm2d, has_batchnorm, sync_batchnorm
 from moco.model.moco import MoCo
-from moco.model.small_maps import multiplies_small_maps
 from moco.randomness import Purpose, torch_seed
 from moco.runtime import Runtime
 from moco.threads import OrderedSum, operations_on
-from moco.train.muon import Muon
 
 R = TypeVar("R")
 # (a part's model, the images of its queries, their keys, their rows in the batch) -> (mean loss over them, anything)
@@ -251,40 +249,6 @@ class Parts:
     def _compiled(self, made: list[MoCo]) -> list[MoCo]:
         self._runtime.compile(*(encoder for model in made for encoder in (model.encoder_q, model.encoder_k)))
         return made
-
-
-def arithmetic(
-    model: MoCo, runtime: Runtime, accumulate: int = 1, optimizer: torch.optim.Optimizer | None = None
-) -> str:
-    """A phrase that is the same where the same step gives the same bits, as far as threads and processes go.
-
-    A step in pieces (`accumulate`) sums its gradients in another order; parts on the CPU are pieces anyhow. On the CPU
-    it also tells the ways in which small maps and Muon were computed by former versions from those of this one.
-    """
-    by_halves = isinstance(optimizer, Muon) and runtime.device.type == "cpu"
-    return _by_batch(model, runtime, accumulate) + (" (Muon by halves)" if by_halves else "")
-
-
-def _by_batch(model: MoCo, runtime: Runtime, accumulate: int) -> str:
-    world = runtime.ranks.world
-    pieces = f" in {accumulate} pieces" if accumulate > 1 else ""
-    if runtime.device.type != "cpu":
-        return f"on one stream{pieces}" if world == 1 else f"in {world} processes{pieces}"
-    if model.bn_splits == 1:
-        whole = f"{at_once(model, runtime)}{pieces}"
-        return whole if world == 1 else f"{whole} in {world} processes"
-    exact = world == 1 or model.bn_splits == world == 2  # one sum of two: whoever comes first
-    parts = f"in {model.bn_splits} parts on any number of threads"
-    return f"{parts}{'' if exact else f' in {world} processes'}{_small_maps(model)}"
-
-
-def at_once(network: nn.Module, runtime: Runtime) -> str:
-    """`arithmetic` of batches that stay whole in one process."""
-    return f"the whole batch at once on {runtime.threads} threads{_small_maps(network)}"
-
-
-def _small_maps(network: nn.Module) -> str:
-    return " (small maps by products, forward too)" if multiplies_small_maps(network) else ""
 
 
 def part_of(model: MoCo, splits: int = 1) -> MoCo:
